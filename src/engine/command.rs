@@ -1,0 +1,27 @@
+//! Everything that can reach the inference thread's loop, as one closed enum.
+
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+
+use crate::job::{Event, Job};
+
+/// A message to the inference thread.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Generate this.
+    Submit(Box<Submission>),
+    /// Fail what is held, drop the arrays and end.
+    Stop,
+}
+
+/// A job and the way back to the one who submitted it.
+#[derive(Debug)]
+pub(crate) struct Submission {
+    /// What to generate.
+    pub(crate) job: Job,
+    /// Room for every event the job can produce; closed means cancelled.
+    pub(crate) events: mpsc::Sender<Event>,
+    /// When the job was accepted.
+    pub(crate) accepted: Instant,
+}

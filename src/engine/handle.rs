@@ -1,0 +1,167 @@
+//! How the rest of the process talks to the inference thread: submit without waiting, read events until the terminal
+//! one. It owns the bound of the queue; it refuses to know what runs on the other side.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+
+use crate::engine::backend::Capacity;
+use crate::engine::command::{Command, Submission};
+use crate::engine::pace::Pace;
+use crate::job::{Event, Failure, Job, JobId};
+use crate::lifecycle::Lifecycle;
+use crate::lifecycle::phase::Phase;
+
+/// Events besides tokens: admission and the terminal one.
+const EVENTS_BESIDE_TOKENS: usize = 2;
+
+/// Why a job was not taken. Known at once; nothing waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The queue is full; come back after this many seconds (1–60, from measured throughput).
+    QueueFull {
+        /// Whole seconds for the `Retry-After` header.
+        retry_after_seconds: u32,
+    },
+    /// The process cannot answer in this phase.
+    NotReady(Phase),
+}
+
+/// A cheap, cloneable way to the inference thread.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    /// Bounded by the queue limit plus room for control commands; a place is taken in the heartbeat first.
+    commands: SyncSender<Command>,
+    lifecycle: Arc<Lifecycle>,
+    shared: Arc<Shared>,
+}
+
+/// What the inference thread publishes for everyone, besides the heartbeat.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// Set once, when the model is loaded and warm.
+    pub(crate) capacity: OnceLock<Capacity>,
+    /// How long a job takes, for `Retry-After`.
+    pub(crate) pace: Pace,
+    /// The next job's number.
+    next_id: AtomicU64,
+    /// Most jobs that may wait.
+    pub(crate) queue_jobs_max: u32,
+}
+
+impl Shared {
+    pub(crate) fn new(queue_jobs_max: u32) -> Self {
+        Self { capacity: OnceLock::new(), pace: Pace::new(), next_id: AtomicU64::new(1), queue_jobs_max }
+    }
+}
+
+impl Handle {
+    pub(crate) fn new(commands: SyncSender<Command>, lifecycle: Arc<Lifecycle>, shared: Arc<Shared>) -> Self {
+        Self { commands, lifecycle, shared }
+    }
+
+    /// What the model can take; `None` until it is loaded and warm.
+    #[must_use]
+    pub fn capacity(&self) -> Option<Capacity> {
+        self.shared.capacity.get().copied()
+    }
+
+    /// A number for the next job.
+    #[must_use]
+    pub fn next_id(&self) -> JobId {
+        JobId(self.shared.next_id.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Hands a job over. Never waits; the caller reads [`Events`] until the terminal one, or drops it to cancel.
+    ///
+    /// # Errors
+    /// The queue is full, or the process cannot answer in its phase. Nothing was queued then.
+    pub fn submit(&self, job: Job) -> Result<Events, Refusal> {
+        let phase = self.lifecycle.phase.now();
+        let Some(capacity) = self.capacity() else { return Err(Refusal::NotReady(phase)) };
+        if !phase.can_answer() {
+            return Err(Refusal::NotReady(phase));
+        }
+        assert!(!job.prompt.is_empty(), "the edge refuses an empty prompt");
+        assert!(job.prompt.iter().all(|token| *token < capacity.logit_width), "the edge checks token ids");
+        let context = capacity.context_tokens as usize;
+        assert!(job.prompt.len() + job.limits.tokens_max as usize <= context, "the edge checks the context");
+
+        if !self.lifecycle.heartbeat.try_enqueue(self.shared.queue_jobs_max) {
+            return Err(Refusal::QueueFull { retry_after_seconds: self.retry_after_seconds() });
+        }
+        let (sender, receiver) = mpsc::channel(job.limits.tokens_max as usize + EVENTS_BESIDE_TOKENS);
+        let submission = Box::new(Submission { job, events: sender, accepted: Instant::now() });
+        match self.commands.try_send(Command::Submit(submission)) {
+            Ok(()) => Ok(Events { receiver, ended: false }),
+            Err(TrySendError::Full(_)) => unreachable!("the channel has room for every place in the queue"),
+            Err(TrySendError::Disconnected(_)) => {
+                self.lifecycle.heartbeat.dequeue(0);
+                Err(Refusal::NotReady(Phase::Dead))
+            }
+        }
+    }
+
+    /// Jobs waiting now; a new one would stand behind them.
+    #[must_use]
+    pub fn queue_depth(&self) -> u32 {
+        self.lifecycle.heartbeat.pulse().queued
+    }
+
+    /// Whole seconds, 1–60, after which the queue is expected to have moved.
+    #[must_use]
+    pub fn retry_after_seconds(&self) -> u32 {
+        self.shared.pace.retry_after_seconds(self.queue_depth())
+    }
+
+    /// Tells the inference thread to fail what it holds, drop its arrays and end.
+    pub(crate) fn stop(&self) {
+        // A full or closed channel is fine: the thread also looks at the drain's `cut` token between steps.
+        let _ = self.commands.try_send(Command::Stop);
+    }
+}
+
+/// The events of one job. Dropping it cancels the job: the engine sees the closed channel within one step.
+#[derive(Debug)]
+pub struct Events {
+    receiver: mpsc::Receiver<Event>,
+    /// The terminal event was read.
+    ended: bool,
+}
+
+impl Events {
+    /// The next event; `None` after the terminal one. A channel that closes without one reads as a dead engine, so a
+    /// caller can never wait for ever on a thread that is gone. Cancel-safe.
+    pub async fn next(&mut self) -> Option<Event> {
+        if self.ended {
+            return None;
+        }
+        let event = self.receiver.recv().await;
+        Some(self.note(event.unwrap_or_else(lost)))
+    }
+
+    /// An event that is already there; `None` when there is none yet or the terminal one was read.
+    pub fn try_next(&mut self) -> Option<Event> {
+        if self.ended {
+            return None;
+        }
+        match self.receiver.try_recv() {
+            Ok(event) => Some(self.note(event)),
+            Err(mpsc::error::TryRecvError::Empty) => None,
+            Err(mpsc::error::TryRecvError::Disconnected) => Some(self.note(lost())),
+        }
+    }
+
+    fn note(&mut self, event: Event) -> Event {
+        self.ended = matches!(event, Event::Finished(_) | Event::Failed(_));
+        event
+    }
+}
+
+/// What a channel that closed too early means.
+fn lost() -> Event {
+    Event::Failed(Failure::EngineDead("the inference thread ended without a word".to_owned()))
+}

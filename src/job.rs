@@ -1,0 +1,145 @@
+//! The words that `http` and `engine` share: what is asked for ([`Job`]), what comes back ([`Event`]), how it ended
+//! ([`Finish`], [`Failure`]). It refuses to know the wire (no serde), the runtime (no async) and MLX (no arrays): token
+//! ids are `u32`, and no text crosses this boundary but the reason of a failure.
+
+use std::time::{Duration, Instant};
+
+/// One generation to run: a prompt already encoded, how to sample, and when to stop.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// Names the job in logs and thread dumps; unique within the process.
+    pub id: JobId,
+    /// Token ids of the rendered prompt; never empty, each below the logit width.
+    pub prompt: Vec<u32>,
+    /// How a token is chosen from the logits.
+    pub sampling: Sampling,
+    /// When the job ends if nothing else ends it.
+    pub limits: Limits,
+}
+
+/// A job's number, counted from 1 in the order of acceptance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct JobId(pub u64);
+
+/// How a token is chosen. Every value is already validated; `None`-like values are the neutral ones named below.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sampling {
+    /// 0 is greedy; otherwise logits are divided by it. Range 0–2.
+    pub temperature: f32,
+    /// Smallest set of tokens whose probability reaches this; 1 keeps all.
+    pub top_p: f32,
+    /// Keep the k most likely tokens; 0 keeps all.
+    pub top_k: u32,
+    /// Drop tokens less likely than this times the most likely; 0 keeps all.
+    pub min_p: f32,
+    /// Divides positive and multiplies negative logits of tokens seen in prompt or output; 1 is neutral.
+    pub repetition_penalty: f32,
+    /// Subtracted once from the logit of each token seen in the output; 0 is neutral.
+    pub presence_penalty: f32,
+    /// Subtracted per occurrence in the output; 0 is neutral.
+    pub frequency_penalty: f32,
+    /// Added to the logits of these token ids; ids are below the logit width.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// Same seed, same tokens. Always set: the edge draws one when the client sent none.
+    pub seed: u64,
+}
+
+impl Sampling {
+    /// Argmax with every processor neutral.
+    #[must_use]
+    pub fn greedy() -> Self {
+        Self {
+            temperature: 0.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
+            seed: 0,
+        }
+    }
+}
+
+/// When a job ends.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Most tokens to generate; at least 1, and prompt + this fits the context.
+    pub tokens_max: u32,
+    /// Token ids that end the generation and are not part of the answer.
+    pub stop_tokens: Vec<u32>,
+    /// A job still waiting at this moment is refused without a step spent on it (O2).
+    pub queue_deadline: Instant,
+}
+
+/// What the engine tells the one who submitted a job, in this order: `Admitted`, `Token`…, then exactly one of
+/// `Finished` and `Failed`. The channel has room for all of them, so the engine never waits for a reader.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// The job left the queue and its prefill begins.
+    Admitted,
+    /// One token of the answer; stop tokens are not sent.
+    Token(u32),
+    /// The generation ended as asked.
+    Finished(Finished),
+    /// The generation ended without an answer that counts.
+    Failed(Failure),
+}
+
+/// The end of a generation that worked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Finished {
+    /// Why it ended.
+    pub finish: Finish,
+    /// Tokens in and out.
+    pub usage: Usage,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// Why a generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// A stop token was produced.
+    Stop,
+    /// `tokens_max` tokens were produced.
+    Length,
+}
+
+/// Tokens in and out of one job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// Tokens produced, a final stop token included.
+    pub completion_tokens: u32,
+}
+
+/// Where the time of one job went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Timings {
+    /// From submission to admission.
+    pub queue: Duration,
+    /// From admission to the first token.
+    pub prefill: Duration,
+    /// From the first token to the last.
+    pub decode: Duration,
+}
+
+/// Why a job has no answer. The edge maps each variant to one status, exhaustively.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// It waited in the queue past its deadline; no step was spent.
+    #[error("waited in the queue longer than the queue-wait limit")]
+    QueueTimeout,
+    /// Its own numbers went wrong (for example NaN logits); other jobs are not touched.
+    #[error("generation failed: {0}")]
+    Row(String),
+    /// The inference thread ended: panic, device error or stall. The process exits.
+    #[error("the inference engine failed: {0}")]
+    EngineDead(String),
+    /// The drain deadline passed while it ran, or the server is shutting down.
+    #[error("the server is shutting down")]
+    ShuttingDown,
+}

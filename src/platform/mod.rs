@@ -1,0 +1,4 @@
+//! One thin file per facility of the operating system, each a safe API over FFI. It owns every system call that std does
+//! not offer; it refuses to know anything else of ours. One of the three places where `unsafe` may stand.
+
+pub mod clock;
