@@ -5,3 +5,4 @@ pub mod engine;
 pub mod job;
 pub mod lifecycle;
 pub mod platform;
+pub mod telemetry;

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 
-use crate::job::{Event, Job};
+use crate::job::{Event, Failure, Job};
 
 /// A message to the inference thread.
 #[derive(Debug)]
@@ -24,4 +24,14 @@ pub(crate) struct Submission {
     pub(crate) events: mpsc::Sender<Event>,
     /// When the job was accepted.
     pub(crate) accepted: Instant,
+    /// The same moment on the heartbeat's clock.
+    pub(crate) accepted_ms: u64,
+}
+
+impl Submission {
+    /// Refuses a job that was never admitted.
+    pub(crate) fn refuse(self, failure: Failure) {
+        // The reader may have left; then there is nobody to tell.
+        let _ = self.events.try_send(Event::Failed(failure));
+    }
 }

@@ -14,6 +14,7 @@ use crate::engine::pace::Pace;
 use crate::job::{Event, Failure, Job, JobId};
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::phase::Phase;
+use crate::platform::clock;
 
 /// Events besides tokens: admission and the terminal one.
 const EVENTS_BESIDE_TOKENS: usize = 2;
@@ -94,13 +95,14 @@ impl Handle {
             return Err(Refusal::QueueFull { retry_after_seconds: self.retry_after_seconds() });
         }
         let (sender, receiver) = mpsc::channel(job.limits.tokens_max as usize + EVENTS_BESIDE_TOKENS);
-        let submission = Box::new(Submission { job, events: sender, accepted: Instant::now() });
+        let submission =
+            Box::new(Submission { job, events: sender, accepted: Instant::now(), accepted_ms: clock::awake_ms() });
         match self.commands.try_send(Command::Submit(submission)) {
-            Ok(()) => Ok(Events { receiver, ended: false }),
+            Ok(()) => Ok(Events { receiver, lifecycle: Arc::clone(&self.lifecycle), ended: false }),
             Err(TrySendError::Full(_)) => unreachable!("the channel has room for every place in the queue"),
             Err(TrySendError::Disconnected(_)) => {
                 self.lifecycle.heartbeat.dequeue(0);
-                Err(Refusal::NotReady(Phase::Dead))
+                Err(Refusal::NotReady(self.lifecycle.phase.now()))
             }
         }
     }
@@ -118,7 +120,7 @@ impl Handle {
     }
 
     /// Tells the inference thread to fail what it holds, drop its arrays and end.
-    pub(crate) fn stop(&self) {
+    pub fn stop(&self) {
         // A full or closed channel is fine: the thread also looks at the drain's `cut` token between steps.
         let _ = self.commands.try_send(Command::Stop);
     }
@@ -128,19 +130,26 @@ impl Handle {
 #[derive(Debug)]
 pub struct Events {
     receiver: mpsc::Receiver<Event>,
+    /// Tells when the engine is dead although its thread cannot say so itself.
+    lifecycle: Arc<Lifecycle>,
     /// The terminal event was read.
     ended: bool,
 }
 
 impl Events {
-    /// The next event; `None` after the terminal one. A channel that closes without one reads as a dead engine, so a
-    /// caller can never wait for ever on a thread that is gone. Cancel-safe.
+    /// The next event; `None` after the terminal one. A channel that closes without one reads as a dead engine, and so
+    /// does a process that was declared dead while its inference thread hangs: nobody waits for ever. Cancel-safe.
     pub async fn next(&mut self) -> Option<Event> {
         if self.ended {
             return None;
         }
-        let event = self.receiver.recv().await;
-        Some(self.note(event.unwrap_or_else(lost)))
+        let event = tokio::select! {
+            // Both branches are cancel-safe; the thread's own words go first.
+            biased;
+            event = self.receiver.recv() => event.unwrap_or_else(|| self.lost()),
+            () = self.lifecycle.dead().cancelled() => self.lost(),
+        };
+        Some(self.note(event))
     }
 
     /// An event that is already there; `None` when there is none yet or the terminal one was read.
@@ -151,7 +160,7 @@ impl Events {
         match self.receiver.try_recv() {
             Ok(event) => Some(self.note(event)),
             Err(mpsc::error::TryRecvError::Empty) => None,
-            Err(mpsc::error::TryRecvError::Disconnected) => Some(self.note(lost())),
+            Err(mpsc::error::TryRecvError::Disconnected) => Some(self.note(self.lost())),
         }
     }
 
@@ -159,9 +168,12 @@ impl Events {
         self.ended = matches!(event, Event::Finished(_) | Event::Failed(_));
         event
     }
-}
 
-/// What a channel that closed too early means.
-fn lost() -> Event {
-    Event::Failed(Failure::EngineDead("the inference thread ended without a word".to_owned()))
+    /// What it means that no terminal event will come.
+    fn lost(&self) -> Event {
+        let reason = self.lifecycle.phase.reason();
+        Event::Failed(Failure::EngineDead(
+            reason.unwrap_or_else(|| "the job's channel closed without an end".to_owned()),
+        ))
+    }
 }

@@ -8,7 +8,7 @@ const RETRY_AFTER_SECONDS_MAX: u64 = 60;
 /// Assumed until the first job has ended.
 const JOB_MS_ASSUMED: u64 = 2_000;
 
-/// An exponentially weighted mean of the time between two jobs that end while others wait.
+/// An exponentially weighted mean of the milliseconds of engine time that one job takes.
 #[derive(Debug)]
 pub(crate) struct Pace(AtomicU64);
 
@@ -17,14 +17,14 @@ impl Pace {
         Self(AtomicU64::new(JOB_MS_ASSUMED))
     }
 
-    /// A job took this long of the engine's time. Written by the inference thread only.
-    pub(crate) fn job_took(&self, time: Duration) {
-        let sample = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    /// A job was open for this long beside at most `rows_max - 1` others. Written by the inference thread only.
+    pub(crate) fn job_took(&self, time: Duration, rows_max: u32) {
+        let sample = u64::try_from(time.as_millis()).unwrap_or(u64::MAX) / u64::from(rows_max.max(1));
         let mean = self.0.load(Ordering::Relaxed);
         self.0.store((mean.saturating_mul(7).saturating_add(sample)) / 8, Ordering::Relaxed);
     }
 
-    /// Seconds until a queue of `waiting` jobs has moved on by one place in each row: at least 1, at most 60.
+    /// Seconds until half of a queue of `waiting` jobs has been admitted: at least 1, at most 60.
     pub(crate) fn retry_after_seconds(&self, waiting: u32) -> u32 {
         let milliseconds = self.0.load(Ordering::Relaxed).saturating_mul(u64::from(waiting.max(1))) / 2;
         let seconds = milliseconds.div_ceil(1_000).clamp(1, RETRY_AFTER_SECONDS_MAX);
@@ -41,7 +41,7 @@ mod tests {
         let pace = Pace::new();
         assert_eq!(pace.retry_after_seconds(0), 1);
         for _ in 0..100 {
-            pace.job_took(Duration::from_secs(3_600));
+            pace.job_took(Duration::from_secs(3_600), 1);
         }
         assert_eq!(pace.retry_after_seconds(64), 60);
     }

@@ -127,6 +127,11 @@ impl Heartbeat {
         self.queue_oldest_ms.store(oldest_ms, Ordering::Release);
     }
 
+    /// The engine pulled a job; `oldest_ms` is when the oldest one that waits was accepted.
+    pub fn set_queue_oldest(&self, oldest_ms: u64) {
+        self.queue_oldest_ms.store(oldest_ms, Ordering::Release);
+    }
+
     /// The async runtime's ticker ran.
     pub fn tick_runtime(&self) {
         self.runtime_tick_ms.store(clock::awake_ms(), Ordering::Release);

@@ -3,14 +3,26 @@
 //! atomics, tokens and plain OS threads, so that it works while everything else hangs.
 
 pub mod drain;
+pub mod exit;
 pub mod heartbeat;
 pub mod phase;
+pub mod signal;
+pub mod stall;
+pub mod stop;
+pub mod watch;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
 
 use drain::Drain;
+use exit::{ExitCode, ExitOrders, Order};
 use heartbeat::Heartbeat;
-use phase::PhaseCell;
+use phase::{Phase, PhaseCell};
+
+/// After the engine's death, in-flight requests get their answer within this; then the process is gone.
+const DEATH_GRACE: Duration = Duration::from_millis(1_500);
 
 /// What every part of the process may look at without waiting for any other part.
 #[derive(Debug)]
@@ -21,12 +33,38 @@ pub struct Lifecycle {
     pub heartbeat: Heartbeat,
     /// The way down: tokens and the count of what is in flight.
     pub drain: Drain,
+    /// The way to the exit thread.
+    pub exit: ExitOrders,
+    /// Cancelled when the inference thread is gone or will never answer again.
+    dead: CancellationToken,
 }
 
 impl Lifecycle {
     /// A process that has just started.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { phase: PhaseCell::new(), heartbeat: Heartbeat::new(), drain: Drain::new() })
+        Arc::new(Self {
+            phase: PhaseCell::new(),
+            heartbeat: Heartbeat::new(),
+            drain: Drain::new(),
+            exit: ExitOrders::new(),
+            dead: CancellationToken::new(),
+        })
+    }
+
+    /// The engine is gone, for the first `reason` given: not ready at once, everyone in flight is told, and the process
+    /// ends with 70 whether or not anyone co-operates.
+    pub fn die(&self, reason: &str) {
+        tracing::error!(reason, "the inference engine is dead");
+        self.phase.advance_because(Phase::Dead, reason);
+        self.exit.give(Order::By { deadline: Instant::now() + DEATH_GRACE, code: ExitCode::EngineDead });
+        self.dead.cancel();
+        self.drain.begin();
+    }
+
+    /// Cancelled when the engine is gone.
+    #[must_use]
+    pub fn dead(&self) -> &CancellationToken {
+        &self.dead
     }
 }

@@ -1,8 +1,8 @@
 //! Where the process is in its life, as one atomic that anyone may read at any time. It owns which phase may follow
 //! which; a phase never goes back out of `Draining` or `Dead`, so no late writer can revive a process that is leaving.
 
-use std::fmt;
 use parking_lot::Mutex;
+use std::fmt;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 /// The phases of `/health`, in the order of a good life.

@@ -2,3 +2,7 @@
 //! not offer; it refuses to know anything else of ours. One of the three places where `unsafe` may stand.
 
 pub mod clock;
+pub mod process;
+pub mod rlimits;
+pub mod signals;
+pub mod threads;

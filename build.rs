@@ -1,0 +1,38 @@
+//! Says where MLX's library is found at run time, and which revision this is.
+
+use std::{env, path::Path, process::Command};
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    publish_revision();
+    // macOS links MLX statically and looks for its metallib beside the binary first: nothing to say there.
+    if env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux") {
+        set_run_path();
+    }
+}
+
+/// An installed binary keeps its libraries in `../lib`; one in `target/` uses the folder made by `scripts/setup`.
+fn set_run_path() {
+    let runtime = env::var("DEP_MLX_RUNTIME").expect("MLX is not prepared: run scripts/setup");
+    // DT_RPATH, unlike DT_RUNPATH, also holds for what libmlx.so itself loads.
+    println!("cargo:rustc-link-arg=-Wl,--disable-new-dtags");
+    for folder in ["$ORIGIN/../lib", "$ORIGIN/../lib/mlx_cpu.libs", &runtime] {
+        println!("cargo:rustc-link-arg=-Wl,-rpath,{folder}");
+    }
+}
+
+/// `SANCTUM_MLX_REVISION`: the commit, or "unknown" where there is no git or no commit yet.
+fn publish_revision() {
+    let revision = git(&["rev-parse", "--short", "HEAD"]).unwrap_or_else(|| "unknown".to_owned());
+    println!("cargo:rustc-env=SANCTUM_MLX_REVISION={revision}");
+    // The log of HEAD grows with each commit and checkout. A path that does not exist would rerun this every time.
+    if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]).filter(|log| Path::new(log).exists()) {
+        println!("cargo:rerun-if-changed={log}");
+    }
+}
+
+fn git(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("git").args(arguments).output().ok().filter(|output| output.status.success())?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+}

@@ -1,0 +1,142 @@
+//! One job being generated: what it has produced, when it ends and the way back to its reader. It owns the rule that a
+//! job gets exactly one terminal event; it refuses to know what computes the tokens.
+
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+
+use crate::engine::backend::{Decoded, RowId};
+use crate::engine::command::Submission;
+use crate::engine::scheduler::RowView;
+use crate::job::{Event, Failure, Finish, Finished, Job, Timings, Usage};
+
+/// What one decoded token did to its row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// The row goes on.
+    Goes,
+    /// The row sent its terminal event, or its reader has left; it must be closed.
+    Ended,
+}
+
+/// An admitted job.
+#[derive(Debug)]
+pub(crate) struct Row {
+    /// Its name at the backend.
+    pub(crate) id: RowId,
+    /// What was asked for; its prompt is at the backend by now.
+    job: Job,
+    /// Room for every event the job can produce; taken by the terminal event.
+    events: Option<mpsc::Sender<Event>>,
+    /// Prompt tokens not yet evaluated.
+    pub(crate) prompt_left: u32,
+    /// Tokens produced, a stop token included.
+    produced: u32,
+    /// When the job was accepted, admitted, and gave its first token.
+    accepted: Instant,
+    admitted: Instant,
+    first_token: Option<Instant>,
+}
+
+impl Row {
+    /// Admits a waiting job and tells its reader.
+    pub(crate) fn admit(id: RowId, submission: Submission) -> Self {
+        let Submission { job, events, accepted, .. } = submission;
+        // A reader that has left is found by `is_cancelled` before any work is spent.
+        let _ = events.try_send(Event::Admitted);
+        let prompt_left = u32::try_from(job.prompt.len()).expect("the prompt fits the context, which is a u32");
+        Self {
+            id,
+            job,
+            events: Some(events),
+            prompt_left,
+            produced: 0,
+            accepted,
+            admitted: Instant::now(),
+            first_token: None,
+        }
+    }
+
+    /// What is asked for.
+    pub(crate) fn job(&self) -> &Job {
+        &self.job
+    }
+
+    /// What the scheduler sees.
+    pub(crate) fn view(&self) -> RowView {
+        RowView { row: self.id, prompt_left: self.prompt_left }
+    }
+
+    /// Whether the reader has left.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.events.as_ref().is_none_or(mpsc::Sender::is_closed)
+    }
+
+    /// How long the row has been open.
+    pub(crate) fn open_for(&self) -> std::time::Duration {
+        self.admitted.elapsed()
+    }
+
+    /// Takes what a decode step produced.
+    pub(crate) fn take(&mut self, decoded: Decoded) -> Outcome {
+        match decoded {
+            Decoded::Failed(reason) => {
+                self.end(Event::Failed(Failure::Row(reason)));
+                Outcome::Ended
+            }
+            Decoded::Token(token) => self.take_token(token),
+        }
+    }
+
+    fn take_token(&mut self, token: u32) -> Outcome {
+        assert!(self.prompt_left == 0, "a row decodes only when its prompt is complete");
+        assert!(self.produced < self.job.limits.tokens_max, "a row that reached its limit was closed");
+        self.first_token.get_or_insert_with(Instant::now);
+        self.produced += 1;
+        if self.job.limits.stop_tokens.contains(&token) {
+            self.finish(Finish::Stop);
+            return Outcome::Ended;
+        }
+        let Some(events) = &self.events else { return Outcome::Ended };
+        match events.try_send(Event::Token(token)) {
+            Ok(()) => {}
+            Err(TrySendError::Closed(_)) => return Outcome::Ended,
+            Err(TrySendError::Full(_)) => unreachable!("the event channel has room for tokens_max tokens"),
+        }
+        if self.produced == self.job.limits.tokens_max {
+            self.finish(Finish::Length);
+            return Outcome::Ended;
+        }
+        Outcome::Goes
+    }
+
+    fn finish(&mut self, finish: Finish) {
+        let now = Instant::now();
+        let first = self.first_token.unwrap_or(now);
+        let usage = Usage {
+            prompt_tokens: u32::try_from(self.job.prompt.len()).expect("checked when the row was admitted"),
+            completion_tokens: self.produced,
+        };
+        let timings = Timings {
+            queue: self.admitted.duration_since(self.accepted),
+            prefill: first.duration_since(self.admitted),
+            decode: now.duration_since(first),
+        };
+        self.end(Event::Finished(Finished { finish, usage, timings }));
+    }
+
+    /// Sends the terminal event; the sender goes with it, so there is no second one.
+    pub(crate) fn end(&mut self, event: Event) {
+        debug_assert!(matches!(event, Event::Finished(_) | Event::Failed(_)));
+        let Some(events) = self.events.take() else { return };
+        #[cfg(feature = "fault")]
+        if crate::engine::fault::lose_this_terminal_event() {
+            return;
+        }
+        match events.try_send(event) {
+            Ok(()) | Err(TrySendError::Closed(_)) => {}
+            Err(TrySendError::Full(_)) => unreachable!("the event channel has room for the terminal event"),
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! The inference thread: the only one that touches MLX. It owns the loop (commands, admission, one round of work,
+//! progress) and the boundary at which a panic or a device fault becomes a well-formed failure of every job. It refuses
+//! to wait for anyone: events go out by `try_send` into channels that have room.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::{Duration, Instant};
+
+use crate::engine::backend::{Backend, Capacity, Decoded, DeviceFault, RowId};
+use crate::engine::command::Command;
+use crate::engine::handle::Shared;
+use crate::engine::row::{Outcome, Row};
+use crate::engine::scheduler::{self, RowView};
+use crate::engine::waiting::Waiting;
+use crate::job::{Event, Failure, Sampling};
+use crate::lifecycle::Lifecycle;
+use crate::lifecycle::heartbeat::Unit;
+
+/// An idle thread looks up this often, to show that it is alive.
+const IDLE_BEAT: Duration = Duration::from_secs(1);
+
+/// Why the loop ended.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    /// Told to stop, or every handle is gone.
+    Stopped,
+    /// The device failed.
+    Fault(DeviceFault),
+}
+
+/// What to do after looking at the commands.
+#[derive(Debug, PartialEq, Eq)]
+enum Heard {
+    /// Go on with a round.
+    Work,
+    /// End.
+    Stop,
+}
+
+/// The state of the thread. Field order is drop order: rows before the backend that holds their caches.
+pub(crate) struct Inference<B: Backend> {
+    rows: Vec<Row>,
+    waiting: Waiting,
+    commands: Receiver<Command>,
+    rows_max: u32,
+    next_row: u64,
+    /// Rows were closed since the backend was last told that it is idle.
+    used: bool,
+    lifecycle: Arc<Lifecycle>,
+    shared: Arc<Shared>,
+    backend: B,
+}
+
+impl<B: Backend> Inference<B> {
+    pub(crate) fn new(
+        backend: B,
+        rows_max: u32,
+        commands: Receiver<Command>,
+        lifecycle: Arc<Lifecycle>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let rows_max = rows_max.min(backend.capacity().rows_max).max(1);
+        Self {
+            rows: Vec::new(),
+            waiting: Waiting::new(Arc::clone(&lifecycle)),
+            commands,
+            rows_max,
+            next_row: 1,
+            used: false,
+            lifecycle,
+            shared,
+            backend,
+        }
+    }
+
+    /// What the model can take.
+    pub(crate) fn capacity(&self) -> Capacity {
+        self.backend.capacity()
+    }
+
+    /// Generates one real token through the path that requests take; the process is not ready before this worked.
+    pub(crate) fn prove(&mut self) -> Result<(), DeviceFault> {
+        let row = self.fresh_row();
+        let capacity = self.backend.capacity();
+        self.backend.open(row, &[0], &Sampling::greedy());
+        let left = self.backend.prefill(row, capacity.prefill_chunk_tokens)?;
+        assert_eq!(left, 0, "a one-token prompt is one chunk");
+        let decoded = self.backend.decode(&[row])?;
+        self.backend.close(row);
+        match decoded.as_slice() {
+            [Decoded::Token(token)] if *token < capacity.logit_width => Ok(()),
+            [Decoded::Token(token)] => Err(DeviceFault(format!(
+                "the first token {token} is outside the vocabulary of {}",
+                capacity.logit_width
+            ))),
+            [Decoded::Failed(reason)] => Err(DeviceFault(format!("the first token failed: {reason}"))),
+            other => Err(DeviceFault(format!("one row gave {} tokens", other.len()))),
+        }
+    }
+
+    /// Runs until told to stop. A panic or a device fault fails every job and the process: we do not limp.
+    pub(crate) fn run_to_end(mut self) {
+        let end = catch_unwind(AssertUnwindSafe(|| self.run()));
+        let (failure, dead) = match end {
+            Ok(End::Stopped) => (Failure::ShuttingDown, None),
+            Ok(End::Fault(fault)) => {
+                let reason = format!("device error: {fault}");
+                (Failure::EngineDead(reason.clone()), Some(reason))
+            }
+            Err(panic) => {
+                let reason = format!("panic: {}", panic_message(panic.as_ref()));
+                (Failure::EngineDead(reason.clone()), Some(reason))
+            }
+        };
+        // Not ready before anyone is told, so that nobody who was told finds a server that still claims to be ready.
+        if let Some(reason) = &dead {
+            self.lifecycle.die(reason);
+        }
+        self.fail_everyone(&failure);
+        if dead.is_some() {
+            // The arrays of a device that failed, or of a step that panicked, are not touched again: the process ends.
+            std::mem::forget(self.backend);
+        }
+    }
+
+    fn run(&mut self) -> End {
+        loop {
+            if self.hear() == Heard::Stop {
+                return End::Stopped;
+            }
+            self.sweep();
+            if let Err(fault) = self.round() {
+                return End::Fault(fault);
+            }
+        }
+    }
+
+    /// Takes every command that is there; waits for one only when there is nothing to do.
+    fn hear(&mut self) -> Heard {
+        if self.rows.is_empty() && self.waiting.len() == 0 {
+            if self.used {
+                self.backend.idle();
+                self.used = false;
+            }
+            match self.commands.recv_timeout(IDLE_BEAT) {
+                Ok(command) => {
+                    // The idle clock ends where work begins, so that a stall is measured from here.
+                    self.lifecycle.heartbeat.beat(Unit::Idle);
+                    if self.obey(command) == Heard::Stop {
+                        return Heard::Stop;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => self.lifecycle.heartbeat.beat(Unit::Idle),
+                Err(RecvTimeoutError::Disconnected) => return Heard::Stop,
+            }
+        }
+        loop {
+            match self.commands.try_recv() {
+                Ok(command) => {
+                    if self.obey(command) == Heard::Stop {
+                        return Heard::Stop;
+                    }
+                }
+                Err(TryRecvError::Empty) => return Heard::Work,
+                Err(TryRecvError::Disconnected) => return Heard::Stop,
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) -> Heard {
+        match command {
+            Command::Submit(submission) => {
+                self.waiting.push(*submission);
+                Heard::Work
+            }
+            Command::Stop => Heard::Stop,
+        }
+    }
+
+    /// Lets those go whose readers have left, running or waiting.
+    fn sweep(&mut self) {
+        self.waiting.sweep(Instant::now());
+        let cancelled: Vec<RowId> = self.rows.iter().filter(|row| row.is_cancelled()).map(|row| row.id).collect();
+        for row in cancelled {
+            self.close(row);
+        }
+    }
+
+    /// One round: admit, decode all, one prefill chunk.
+    fn round(&mut self) -> Result<(), DeviceFault> {
+        let views: Vec<RowView> = self.rows.iter().map(Row::view).collect();
+        let round = scheduler::plan(self.waiting.len(), &views, self.rows_max);
+        if round.is_idle() {
+            return Ok(());
+        }
+        for _ in 0..round.admit {
+            self.admit();
+        }
+        if !round.decode.is_empty() {
+            self.decode(&round.decode)?;
+        }
+        if let Some(row) = round.prefill {
+            self.prefill(row)?;
+        }
+        Ok(())
+    }
+
+    fn admit(&mut self) {
+        let Some(submission) = self.waiting.pop() else { return };
+        let row = Row::admit(self.fresh_row(), submission);
+        tracing::debug!(job = row.job().id.0, row = row.id.0, prompt_tokens = row.prompt_left, "admitted");
+        self.backend.open(row.id, &row.job().prompt, &row.job().sampling);
+        self.rows.push(row);
+        self.publish();
+    }
+
+    fn decode(&mut self, ids: &[RowId]) -> Result<(), DeviceFault> {
+        let decoded = self.backend.decode(ids)?;
+        assert_eq!(decoded.len(), ids.len(), "one token a row");
+        self.lifecycle.heartbeat.beat(Unit::DecodeStep);
+        for (id, token) in ids.iter().zip(decoded) {
+            let row = self.rows.iter_mut().find(|row| row.id == *id).expect("a decoded row is open");
+            if row.take(token) == Outcome::Ended {
+                self.close(*id);
+            }
+        }
+        Ok(())
+    }
+
+    fn prefill(&mut self, id: RowId) -> Result<(), DeviceFault> {
+        let left = self.backend.prefill(id, self.backend.capacity().prefill_chunk_tokens)?;
+        self.lifecycle.heartbeat.beat(Unit::PrefillChunk);
+        let row = self.rows.iter_mut().find(|row| row.id == id).expect("a prefilled row is open");
+        assert!(left < row.prompt_left, "a prefill chunk evaluates at least one token");
+        row.prompt_left = left;
+        Ok(())
+    }
+
+    fn close(&mut self, id: RowId) {
+        let index = self.rows.iter().position(|row| row.id == id).expect("a closed row was open");
+        // The order of admission is kept: the scheduler reads the oldest first.
+        let row = self.rows.remove(index);
+        self.backend.close(row.id);
+        self.shared.pace.job_took(row.open_for(), self.rows_max);
+        self.used = true;
+        tracing::debug!(job = row.job().id.0, row = row.id.0, "closed");
+        self.publish();
+    }
+
+    fn publish(&self) {
+        self.lifecycle.heartbeat.set_running(u32::try_from(self.rows.len()).expect("bounded by rows_max, a u32"));
+    }
+
+    fn fail_everyone(&mut self, failure: &Failure) {
+        for mut row in self.rows.drain(..) {
+            row.end(Event::Failed(failure.clone()));
+        }
+        // Commands still in the channel took a place in the queue too.
+        while let Ok(Command::Submit(submission)) = self.commands.try_recv() {
+            self.waiting.push(*submission);
+        }
+        self.waiting.fail_all(failure);
+        self.publish();
+    }
+
+    fn fresh_row(&mut self) -> RowId {
+        let row = RowId(self.next_row);
+        self.next_row += 1;
+        row
+    }
+}
+
+/// The words of a panic, as far as it has any.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
+    if let Some(words) = panic.downcast_ref::<&str>() {
+        return (*words).to_owned();
+    }
+    panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "a panic without words".to_owned())
+}

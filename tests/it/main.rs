@@ -1,0 +1,8 @@
+//! Tests of the built binary, with real processes, signals and sockets, in one test binary. They need the `fault`
+//! feature; `scripts/test` builds with it.
+
+mod support;
+
+mod drain;
+mod exit;
+mod health;
