@@ -2,7 +2,6 @@
 //! (P3), the lateness of the async runtime (P8) and the forgiveness after sleep or SIGSTOP (P10); it waits for nobody.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -12,8 +11,6 @@ use crate::lifecycle::signal::dump_threads;
 use crate::lifecycle::stall::{self, LATE_TICK, StallLimits, Verdict};
 use crate::platform::clock;
 
-/// Lateness of the runtime's ticker that is counted.
-const RUNTIME_LATE_MS: u64 = 100;
 /// Lateness of the runtime's ticker that is logged with a thread dump.
 const RUNTIME_STUCK_MS: u64 = 1_000;
 
@@ -28,26 +25,13 @@ pub struct WatchSettings {
     pub stall: StallLimits,
 }
 
-/// How often the async runtime was late, for the metrics.
-#[derive(Debug, Default)]
-pub struct RuntimeLateness {
-    /// Looks at which the ticker was more than 100 ms late.
-    pub late: AtomicU64,
-    /// Looks at which it was more than a second late.
-    pub stuck: AtomicU64,
-}
-
 /// Starts the thread; it runs until the process ends.
 ///
 /// # Errors
 /// The system gives no thread.
-pub fn start(
-    settings: WatchSettings,
-    lifecycle: Arc<Lifecycle>,
-    lateness: Arc<RuntimeLateness>,
-) -> std::io::Result<JoinHandle<()>> {
+pub fn start(settings: WatchSettings, lifecycle: Arc<Lifecycle>) -> std::io::Result<JoinHandle<()>> {
     thread::Builder::new().name("watch".to_owned()).spawn(move || {
-        let mut watch = Watch { settings, lifecycle, lateness, runtime_was_stuck: false };
+        let mut watch = Watch { settings, lifecycle, runtime_was_stuck: false };
         let mut clocks = Clocks::now();
         loop {
             thread::park_timeout(settings.tick);
@@ -83,7 +67,6 @@ impl Clocks {
 struct Watch {
     settings: WatchSettings,
     lifecycle: Arc<Lifecycle>,
-    lateness: Arc<RuntimeLateness>,
     /// The last look already dumped the threads for a stuck runtime.
     runtime_was_stuck: bool,
 }
@@ -130,20 +113,15 @@ impl Watch {
         }
     }
 
-    /// P8: the runtime's ticker is late when tasks block its workers.
+    /// P8: the runtime's ticker is late when tasks block its workers. The ticker counts what it survives; this look also
+    /// sees what it does not.
     fn look_at_runtime(&mut self) {
         let tick_ms = u64::try_from(self.settings.runtime_tick.as_millis()).unwrap_or(u64::MAX);
         let late_ms = self.lifecycle.heartbeat.pulse().runtime_tick_age_ms.saturating_sub(tick_ms);
-        if late_ms > RUNTIME_LATE_MS {
-            self.lateness.late.fetch_add(1, Ordering::Relaxed);
-        }
         let stuck = late_ms > RUNTIME_STUCK_MS;
-        if stuck {
-            self.lateness.stuck.fetch_add(1, Ordering::Relaxed);
-            if !self.runtime_was_stuck {
-                tracing::error!(late_ms, "the async runtime does not run its timers");
-                dump_threads("async runtime stuck", &self.lifecycle);
-            }
+        if stuck && !self.runtime_was_stuck {
+            tracing::error!(late_ms, "the async runtime does not run its timers");
+            dump_threads("async runtime stuck", &self.lifecycle);
         }
         self.runtime_was_stuck = stuck;
     }
