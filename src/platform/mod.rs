@@ -2,6 +2,7 @@
 //! not offer; it refuses to know anything else of ours. One of the three places where `unsafe` may stand.
 
 pub mod clock;
+pub mod mapping;
 pub mod process;
 pub mod rlimits;
 pub mod signals;
