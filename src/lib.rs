@@ -4,5 +4,10 @@ pub mod config;
 pub mod engine;
 pub mod job;
 pub mod lifecycle;
+pub mod model;
 pub mod platform;
 pub mod telemetry;
+
+// Unit tests include `tests/it/support`, which names the crate as an integration test does.
+#[cfg(test)]
+extern crate self as sanctum_mlx;

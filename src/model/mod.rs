@@ -1,0 +1,3 @@
+//! Models: reading their weights, and one file per `model_type`.
+
+pub mod weights;
