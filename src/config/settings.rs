@@ -1,6 +1,7 @@
 //! The resolved settings: validated, immutable, in the units of their use. It owns what a setting means once every
 //! source has been heard; it refuses to know flags, variables and files, which `args` and `resolve` read.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -29,18 +30,30 @@ pub struct Settings {
 }
 
 /// Where the server listens.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Listen {
     /// Plain HTTP/1.1 addresses; empty with `--no-plain`.
     pub plain: Vec<SocketAddr>,
     /// Mutual TLS addresses; empty with `--no-tls`.
     pub tls: Vec<SocketAddr>,
+    /// The hosts of the TLS addresses as they were written; names of the server certificate.
+    pub tls_names: Vec<String>,
     /// Health and metrics on their own runtime; loopback.
     pub admin: SocketAddr,
     /// Host names, besides the loopback ones, that the plain port answers to.
     pub hosts: Vec<String>,
     /// Bearer token required on the plain port, when one is configured.
     pub bearer_token: Option<String>,
+}
+
+impl fmt::Debug for Listen {
+    /// Everything but the token, which must not reach a log.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { plain, tls, tls_names, admin, hosts, bearer_token } = self;
+        let mut debug = formatter.debug_struct("Listen");
+        debug.field("plain", plain).field("tls", tls).field("tls_names", tls_names).field("admin", admin);
+        debug.field("hosts", hosts).field("bearer_token", &bearer_token.as_ref().map(|_| "(set)")).finish()
+    }
 }
 
 /// Every time limit.

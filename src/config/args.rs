@@ -1,0 +1,276 @@
+//! The command line, as it was typed. Settings are kept as texts: `resolve` judges them together with variables and the
+//! file, so that every mistake is told in one go. It owns the manual (`--help`); it refuses to know what is right.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
+
+use crate::config::names::{Kind, SETTINGS, Setting};
+
+/// What clap's own mistakes exit with: `EX_USAGE`.
+pub const EXIT_USAGE: u8 = 64;
+
+const EXIT_CODES: &str = "\
+Exit codes of serve:
+    0  drained and stopped as asked; also when told to stop while loading
+   64  the command line is not understood
+   70  the inference engine died: panic, device error or stall
+   71  the operating system refused something, such as a port
+   75  stopped by force at the drain deadline
+   78  the configuration, a certificate or the model is wrong; nothing was bound
+  130  interrupted twice
+Probes: 0 healthy, 1 unhealthy, 2 cannot run or needs a human. Doctor: 0 ready to start, 1 not.";
+
+const SERVE_NOTES: &str = "\
+Settings come from flags, then from variables, then from the settings file, then from the defaults. A flag --drain-seconds
+is the variable SANCTUM_MLX_DRAIN_SECONDS and the key drain_seconds. Every mistake is reported in one go, before anything
+is bound.
+
+Examples:
+  sanctum-mlx serve
+  sanctum-mlx serve --model mlx-community/Qwen3-4B-4bit --alias gpt-4o-mini --drain-seconds 10
+  sanctum-mlx serve --host 0.0.0.0 --allow-remote-plain --api-key-file ~/.sanctum-mlx/token
+  SANCTUM_MLX_PORT=8080 sanctum-mlx serve --check
+
+Signals: TERM or INT drains and stops; INT twice stops now; HUP and USR1 are described in the README.";
+
+/// An OpenAI-compatible inference server on MLX whose listener never outlives its ability to answer.
+#[derive(Debug, Parser)]
+#[command(name = "sanctum-mlx", version, after_long_help = EXIT_CODES, max_term_width = 110)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve a model on plain HTTP and mutual TLS until told to stop.
+    #[command(after_help = EXIT_CODES, after_long_help = serve_notes())]
+    Serve(ServeArgs),
+    /// Download a model, verify it and print where it is.
+    #[command(after_long_help = "Example:\n  sanctum-mlx pull mlx-community/SmolLM2-135M-Instruct")]
+    Pull(PullArgs),
+    /// Make, hand out, revoke and list the certificates of mutual TLS.
+    Certs(CertsArgs),
+    /// Look once whether a server answers; one JSON line on stdout; exit 0 healthy, 1 unhealthy, 2 cannot run.
+    Probe(ProbeArgs),
+    /// Look for everything that could stop the next start, each with its remedy; exit 0 or 1.
+    Doctor(DoctorArgs),
+}
+
+/// The notes of `serve` followed by the exit codes.
+fn serve_notes() -> String {
+    format!("{SERVE_NOTES}\n\n{EXIT_CODES}")
+}
+
+/// `serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Every setting given as a flag.
+    #[command(flatten)]
+    pub flags: Flags,
+    /// Validate, print the resolved settings with the source of each, and start nothing.
+    #[arg(long)]
+    pub check: bool,
+    /// With --check: print JSON.
+    #[arg(long, requires = "check")]
+    pub json: bool,
+}
+
+/// `pull`.
+#[derive(Debug, Args)]
+pub struct PullArgs {
+    /// The model's name on the hub, as `owner/name` or `owner/name@revision`.
+    pub name: String,
+    /// Where things are kept.
+    #[command(flatten)]
+    pub root: RootArgs,
+}
+
+/// `certs`.
+#[derive(Debug, Args)]
+pub struct CertsArgs {
+    /// What to do with them.
+    #[command(subcommand)]
+    pub action: CertsAction,
+    /// Where things are kept.
+    #[command(flatten)]
+    pub root: RootArgs,
+}
+
+/// The actions on certificates.
+#[derive(Debug, Subcommand)]
+pub enum CertsAction {
+    /// Make whatever is missing: authority, server certificate, revocation list, first client. Never replaces a key.
+    Init {
+        /// A further name or address of the server certificate.
+        #[arg(long, value_name = "TEXT")]
+        tls_host: Vec<String>,
+    },
+    /// Make a key and a certificate for a client.
+    Issue {
+        /// The client's name: letters, digits, dot, dash and underscore.
+        name: String,
+    },
+    /// Revoke a client's certificate and sign the revocation list anew.
+    Revoke {
+        /// The client's name.
+        name: String,
+    },
+    /// Print name, serial, last day and state of every certificate.
+    List {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `probe`.
+#[derive(Debug, Args)]
+pub struct ProbeArgs {
+    /// What to look at.
+    #[command(subcommand)]
+    pub kind: ProbeKind,
+    /// The server; without it, mutual TLS on 127.0.0.1:1338 where certificates exist, else plain HTTP on 127.0.0.1:1337.
+    #[arg(long, global = true)]
+    pub url: Option<String>,
+    /// Give up after this many seconds instead of the probe's own limit.
+    #[arg(long, global = true, value_name = "SECONDS")]
+    pub timeout_seconds: Option<f64>,
+    /// The authority that the server's certificate must chain to [default: <home>/certs/ca.crt].
+    #[arg(long, global = true, value_name = "PATH")]
+    pub ca: Option<PathBuf>,
+    /// The certificate to show [default: <home>/certs/clients/default.crt].
+    #[arg(long, global = true, value_name = "PATH", requires = "key")]
+    pub cert: Option<PathBuf>,
+    /// Its key [default: <home>/certs/clients/default.key].
+    #[arg(long, global = true, value_name = "PATH", requires = "cert")]
+    pub key: Option<PathBuf>,
+    /// Where things are kept.
+    #[command(flatten)]
+    pub root: RootArgs,
+}
+
+/// What a probe looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub enum ProbeKind {
+    /// GET /v1/models must answer 200 with a model, within 10 seconds.
+    Http,
+    /// A chat must answer that 2+2 is 4, within 120 seconds.
+    Chat,
+}
+
+/// `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// The settings that the next start would have.
+    #[command(flatten)]
+    pub flags: Flags,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The one root of everything kept.
+#[derive(Debug, Clone, Args)]
+pub struct RootArgs {
+    /// The root of everything the program keeps [variable SANCTUM_MLX_HOME; default ~/.sanctum-mlx].
+    #[arg(long, global = true, value_name = "PATH")]
+    pub home: Option<PathBuf>,
+}
+
+/// Settings that were given as flags: by key, the texts in their order.
+#[derive(Debug, Clone, Default)]
+pub struct Flags(BTreeMap<&'static str, Vec<String>>);
+
+impl Flags {
+    /// What was given for `key`.
+    pub(crate) fn texts(&self, key: &str) -> Option<&[String]> {
+        self.0.get(key).map(Vec::as_slice)
+    }
+
+    /// As if `--key text` had been typed.
+    #[cfg(test)]
+    pub(crate) fn with(mut self, key: &'static str, text: &str) -> Self {
+        self.0.entry(key).or_default().push(text.to_owned());
+        self
+    }
+}
+
+impl Args for Flags {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        SETTINGS.iter().fold(command, |command, setting| command.arg(flag(setting)))
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Flags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut flags = Self::default();
+        flags.update_from_arg_matches(matches)?;
+        Ok(flags)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        for setting in SETTINGS {
+            if setting.kind == Kind::Switch {
+                if matches.get_flag(setting.key) {
+                    self.0.insert(setting.key, vec!["true".to_owned()]);
+                }
+            } else if let Some(texts) = matches.get_many::<String>(setting.key) {
+                self.0.insert(setting.key, texts.cloned().collect());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One setting as a flag of clap's.
+fn flag(setting: &'static Setting) -> Arg {
+    let first_sentence = setting.help.split_inclusive(['.', ';']).next().unwrap_or(setting.help);
+    let argument = Arg::new(setting.key)
+        .long(setting.key.replace('_', "-"))
+        .help(first_sentence.trim_end_matches(['.', ';']).to_owned())
+        .long_help(manual(setting))
+        .help_heading(setting.part.heading());
+    match setting.kind.placeholder() {
+        None => argument.action(ArgAction::SetTrue),
+        Some(word) if setting.kind == Kind::List => argument.action(ArgAction::Append).value_name(word),
+        // Numbers are judged by `resolve`, so that `-1` is a mistake with a remedy and not an unknown flag.
+        Some(word) => argument.action(ArgAction::Set).value_name(word).allow_negative_numbers(true),
+    }
+}
+
+/// The setting's paragraph in the manual.
+fn manual(setting: &Setting) -> String {
+    let list = if setting.kind == Kind::List { " Repeat it, or separate by commas." } else { "" };
+    let default = if setting.default.is_empty() { "none" } else { setting.default };
+    let key = if setting.in_file { format!("; key: {}", setting.key) } else { String::new() };
+    let wants = setting.kind.wants();
+    format!("{}{list}\n[wants {wants}; default: {default}; variable: {}{key}]", setting.help, setting.variable())
+}
+
+/// Reads a command line.
+///
+/// # Errors
+/// The line is not understood, or asks for help: print the error and exit with [`exit_code`] of it.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(arguments)
+}
+
+/// 0 for help and version, which are data; [`EXIT_USAGE`] for a line that is not understood.
+#[must_use]
+pub fn exit_code(refusal: &clap::Error) -> u8 {
+    if refusal.use_stderr() { EXIT_USAGE } else { 0 }
+}
+
+#[cfg(test)]
+#[path = "args_tests.rs"]
+mod tests;
