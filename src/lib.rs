@@ -1,10 +1,12 @@
 //! sanctum-mlx (code map and invariants are written when the modules stand).
 
+pub mod client;
 pub mod config;
 pub mod engine;
 pub mod job;
 pub mod lifecycle;
 pub mod model;
+pub mod ops;
 pub mod platform;
 pub mod telemetry;
 

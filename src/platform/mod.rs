@@ -3,6 +3,8 @@
 
 pub mod clock;
 pub mod mapping;
+pub mod files;
+pub mod host;
 pub mod process;
 pub mod rlimits;
 pub mod signals;
