@@ -165,8 +165,9 @@ impl Reply {
     /// # Errors
     /// It is not that; the message carries the beginning of the body.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, ClientError> {
-        serde_json::from_slice(&self.body)
-            .map_err(|error| ClientError::Reply(format!("the body is not what was asked for ({error}): {}", self.excerpt())))
+        serde_json::from_slice(&self.body).map_err(|error| {
+            ClientError::Reply(format!("the body is not what was asked for ({error}): {}", self.excerpt()))
+        })
     }
 
     /// The beginning of the body, fit for one log line.
@@ -174,7 +175,8 @@ impl Reply {
     pub fn excerpt(&self) -> String {
         const CHARS: usize = 200;
         let text = String::from_utf8_lossy(&self.body);
-        let line: String = text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).take(CHARS).collect();
+        let line: String =
+            text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).take(CHARS).collect();
         if line.trim().is_empty() { "an empty body".to_owned() } else { line.trim().to_owned() }
     }
 }

@@ -111,7 +111,19 @@ mod tests {
     #[test]
     fn events_comments_and_the_end_are_told_apart_whatever_the_line_ends() {
         for end in ["\n", "\r\n"] {
-            let text = [": ping 3", "", "data: {\"a\":1}", "", "event: x", "id: 7", "data:two", "data: lines", "", "data: [DONE]", ""];
+            let text = [
+                ": ping 3",
+                "",
+                "data: {\"a\":1}",
+                "",
+                "event: x",
+                "id: 7",
+                "data:two",
+                "data: lines",
+                "",
+                "data: [DONE]",
+                "",
+            ];
             let expected = [Event::Ping("ping 3".to_owned()), data("{\"a\":1}"), data("two\nlines"), Event::Done];
             assert_eq!(events(&(text.join(end) + end)), expected);
         }

@@ -77,7 +77,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x");
         let made = std::thread::scope(|scope| {
-            let makers: Vec<_> = (0..8_u8).map(|n| (n, scope.spawn({ let path = &path; move || create(path, &[n], 0o600) }))).collect();
+            let makers: Vec<_> = (0..8_u8)
+                .map(|n| {
+                    (
+                        n,
+                        scope.spawn({
+                            let path = &path;
+                            move || create(path, &[n], 0o600)
+                        }),
+                    )
+                })
+                .collect();
             makers.into_iter().filter_map(|(n, maker)| maker.join().unwrap().is_ok().then_some(n)).collect::<Vec<_>>()
         });
         assert_eq!(made.len(), 1);

@@ -1,0 +1,4 @@
+//! What operators and schedulers run beside the server: certificates, probes, the doctor. Each is one tick that reports
+//! and exits. It refuses to know the engine, HTTP's server side and models: a monitor shares nothing with what it watches.
+
+pub mod certs;
