@@ -2,6 +2,8 @@
 //! reads the tree as Rust tokens and as text, and depends on nothing of ours, so that it also runs on a tree that does
 //! not compile. Each finding is one line, `path:line: message`. Each rule is shown failing in `tidy/rejected.rs`.
 
+#[path = "tidy/claims.rs"]
+mod claims;
 #[path = "tidy/layers.rs"]
 mod layers;
 #[path = "tidy/rejected.rs"]
