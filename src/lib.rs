@@ -9,6 +9,7 @@ pub mod model;
 pub mod ops;
 pub mod platform;
 pub mod telemetry;
+pub mod text;
 
 // Unit tests include `tests/it/support`, which names the crate as an integration test does.
 #[cfg(test)]
