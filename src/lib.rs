@@ -1,13 +1,19 @@
 //! sanctum-mlx (code map and invariants are written when the modules stand).
 
+pub mod cache;
 pub mod client;
 pub mod config;
 pub mod engine;
 pub mod job;
+pub mod kernels;
 pub mod lifecycle;
+pub mod mlx;
 pub mod model;
+pub mod nn;
 pub mod ops;
 pub mod platform;
+pub mod runner;
+pub mod sample;
 pub mod telemetry;
 pub mod text;
 
