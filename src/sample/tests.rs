@@ -1,0 +1,212 @@
+//! Sampling against a plain oracle: the same order of processors in 64-bit arithmetic over a sorted list, written without
+//! an array in sight.
+
+use proptest::prelude::*;
+
+use crate::job::Sampling;
+use crate::mlx::from_f32;
+use crate::sample::{Sampler, chance};
+
+/// How close to a cut or a boundary two arithmetics may disagree.
+const SLACK: f64 = 1e-5;
+
+/// Scores after bias and penalties.
+fn penalised(sampling: &Sampling, prompt: &[u32], output: &[u32], logits: &[f32]) -> Vec<f64> {
+    let score = |(token, logit): (usize, &f32)| {
+        let token = token as u32;
+        let mut score = f64::from(*logit);
+        score +=
+            sampling.logit_bias.iter().filter(|(id, _)| *id == token).map(|(_, bias)| f64::from(*bias)).sum::<f64>();
+        let times = output.iter().filter(|id| **id == token).count() as f64;
+        if times > 0.0 || prompt.contains(&token) {
+            let penalty = f64::from(sampling.repetition_penalty);
+            score = if score > 0.0 { score / penalty } else { score * penalty };
+        }
+        score -= if times > 0.0 { f64::from(sampling.presence_penalty) } else { 0.0 };
+        score - times * f64::from(sampling.frequency_penalty)
+    };
+    logits.iter().enumerate().map(score).collect()
+}
+
+/// The probability of each token, most likely first, after every cut. A positive `lenient` widens every cut, a negative one
+/// narrows the nucleus: when both keep the same tokens, none is so near a cut that arithmetic decides.
+fn distribution(sampling: &Sampling, scores: &[f64], lenient: f64) -> Vec<(u32, f64)> {
+    let mut tokens: Vec<(u32, f64)> = scores
+        .iter()
+        .enumerate()
+        .map(|(token, score)| (token as u32, score / f64::from(sampling.temperature)))
+        .collect();
+    tokens.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+    let highest = tokens[0].1;
+    let wider = lenient.max(0.0);
+    if sampling.top_k > 0 && (sampling.top_k as usize) < tokens.len() {
+        let least = tokens[sampling.top_k as usize - 1].1;
+        tokens.retain(|(_, score)| *score >= least - wider);
+    }
+    let total: f64 = tokens.iter().map(|(_, score)| (score - highest).exp()).sum();
+    tokens.iter_mut().for_each(|(_, score)| *score = (*score - highest).exp() / total);
+    if sampling.top_p < 1.0 {
+        let (mut above, mut least) = (0.0, f64::INFINITY);
+        for (_, share) in &tokens {
+            if above == 0.0 || above < f64::from(sampling.top_p) + lenient {
+                least = *share;
+            }
+            above += share;
+        }
+        tokens.retain(|(_, share)| *share >= least * (1.0 - wider));
+    }
+    let least = tokens[0].1 * f64::from(sampling.min_p) * (1.0 - wider);
+    tokens.retain(|(_, share)| *share >= least);
+    let total: f64 = tokens.iter().map(|(_, share)| share).sum();
+    tokens.iter_mut().for_each(|(_, share)| *share /= total);
+    tokens
+}
+
+fn next(sampler: &mut Sampler, logits: &[f32]) -> Option<u32> {
+    let choice = sampler.next(&from_f32(logits, &[1, 1, logits.len()])).expect("runs");
+    choice.read().expect("runs")
+}
+
+/// Every token that the sampler chooses is one that the oracle could choose with the same random number.
+fn check(sampling: &Sampling, prompt: &[u32], steps: &[Vec<f32>]) -> Result<(), TestCaseError> {
+    let mut sampler = Sampler::new(sampling, prompt, steps[0].len());
+    let mut output = Vec::new();
+    for (position, logits) in steps.iter().enumerate() {
+        let token = next(&mut sampler, logits).expect("finite logits");
+        let scores = penalised(sampling, prompt, &output, logits);
+        if sampling.temperature == 0.0 {
+            let highest = scores.iter().copied().fold(f64::MIN, f64::max);
+            prop_assert!(scores[token as usize] >= highest - SLACK, "{token} scores below the highest");
+        } else {
+            let strict = distribution(sampling, &scores, -SLACK);
+            let lenient = distribution(sampling, &scores, SLACK);
+            prop_assert!(lenient.iter().any(|(id, _)| *id == token), "{token} was cut off");
+            if strict.len() == lenient.len() {
+                let aim = f64::from(chance::uniform(sampling.seed, position as u64));
+                let mut by_id = lenient.clone();
+                by_id.sort_by_key(|(id, _)| *id);
+                let before: f64 = by_id.iter().filter(|(id, _)| *id < token).map(|(_, share)| share).sum();
+                let share = by_id.iter().find(|(id, _)| *id == token).expect("it is there").1;
+                prop_assert!((before - SLACK..=before + share + SLACK).contains(&aim), "{token} is not at {aim}");
+            }
+        }
+        output.push(token);
+    }
+    Ok(())
+}
+
+fn settings() -> impl Strategy<Value = Sampling> {
+    let cuts = (
+        prop_oneof![Just(0.0_f32), 0.2_f32..2.0],
+        prop_oneof![Just(1.0_f32), 0.0_f32..1.0],
+        prop_oneof![Just(0_u32), 1_u32..80],
+        prop_oneof![Just(0.0_f32), 0.0_f32..=1.0],
+    );
+    let penalties = (
+        prop_oneof![Just(1.0_f32), 0.5_f32..2.0],
+        prop_oneof![Just(0.0_f32), -2.0_f32..2.0],
+        prop_oneof![Just(0.0_f32), -2.0_f32..2.0],
+        proptest::collection::vec((0_u32..60, -100.0_f32..100.0), 0..4),
+    );
+    (cuts, penalties, any::<u64>()).prop_map(|((temperature, top_p, top_k, min_p), penalties, seed)| {
+        let (repetition_penalty, presence_penalty, frequency_penalty, logit_bias) = penalties;
+        Sampling {
+            temperature,
+            top_p,
+            top_k,
+            min_p,
+            repetition_penalty,
+            presence_penalty,
+            frequency_penalty,
+            logit_bias,
+            seed,
+        }
+    })
+}
+
+proptest! {
+    #[test]
+    fn every_token_is_one_that_the_oracle_could_choose(
+        sampling in settings(),
+        prompt in proptest::collection::vec(0_u32..60, 1..8),
+        steps in proptest::collection::vec(proptest::collection::vec(-12.0_f32..12.0, 60), 1..6),
+    ) {
+        check(&sampling, &prompt, &steps)?;
+    }
+}
+
+/// Pearson's statistic of 4,000 draws against what the oracle expects, over tokens expected at least five times.
+fn chi_square(sampling: &Sampling, logits: &[f32]) -> (f64, usize) {
+    const DRAWS: usize = 4000;
+    let mut seen = vec![0_u32; logits.len()];
+    let mut sampler = Sampler::new(sampling, &[0], logits.len());
+    for _ in 0..DRAWS {
+        seen[next(&mut sampler, logits).expect("finite") as usize] += 1;
+    }
+    let expected = distribution(sampling, &penalised(sampling, &[], &[], logits), 0.0);
+    let allowed: u32 = expected.iter().map(|(token, _)| seen[*token as usize]).sum();
+    assert_eq!(allowed as usize, DRAWS, "nothing that was cut off is drawn");
+    let frequent = expected.iter().filter(|(_, share)| share * DRAWS as f64 >= 5.0);
+    let terms = frequent.map(|(token, share)| {
+        let expected = share * DRAWS as f64;
+        (f64::from(seen[*token as usize]) - expected).powi(2) / expected
+    });
+    let terms: Vec<f64> = terms.collect();
+    (terms.iter().sum(), terms.len())
+}
+
+#[test]
+fn draws_follow_the_distribution_that_the_settings_ask_for() {
+    let logits: Vec<f32> = (0..50).map(|i| ((i * 37 % 50) as f32) / 12.0).collect();
+    let base = Sampling { temperature: 1.0, seed: 20_260_419, ..Sampling::greedy() };
+    let cases = [
+        base.clone(),
+        Sampling { temperature: 0.6, ..base.clone() },
+        Sampling { top_k: 9, ..base.clone() },
+        Sampling { top_p: 0.7, ..base.clone() },
+        Sampling { min_p: 0.2, ..base.clone() },
+        Sampling { temperature: 1.4, top_k: 30, top_p: 0.9, min_p: 0.05, ..base },
+    ];
+    for sampling in cases {
+        let (statistic, terms) = chi_square(&sampling, &logits);
+        // Mean terms − 1, variance twice that: five standard deviations, for a fixed seed.
+        let degrees = terms as f64 - 1.0;
+        assert!(statistic < degrees + 5.0 * (2.0 * degrees).sqrt(), "{statistic} over {terms} terms: {sampling:?}");
+    }
+}
+
+#[test]
+fn the_draw_at_a_position_depends_on_seed_position_and_logits_only() {
+    let sampling = Sampling { temperature: 1.0, seed: 5, ..Sampling::greedy() };
+    let (flat, steep) = (vec![0.5; 40], (0..40).map(|i| i as f32).collect::<Vec<_>>());
+    let third = |first: &[f32], second: &[f32]| {
+        let mut sampler = Sampler::new(&sampling, &[1, 2], 40);
+        next(&mut sampler, first);
+        next(&mut sampler, second);
+        next(&mut sampler, &flat)
+    };
+    assert_eq!(third(&flat, &flat), third(&steep, &steep));
+}
+
+#[test]
+fn logits_that_are_not_finite_fail_and_finite_ones_do_not() {
+    for sampling in [Sampling::greedy(), Sampling { temperature: 1.0, top_p: 0.9, seed: 1, ..Sampling::greedy() }] {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut logits = vec![1.0; 33];
+            logits[17] = bad;
+            let mut sampler = Sampler::new(&sampling, &[1], 33);
+            assert_eq!(next(&mut sampler, &logits), None, "{bad}");
+            assert!(next(&mut sampler, &[1.0; 33]).is_some());
+        }
+    }
+}
+
+#[test]
+fn penalties_follow_tokens_that_are_chosen_but_not_yet_read() {
+    let sampling = Sampling { presence_penalty: 2.0, ..Sampling::greedy() };
+    let mut sampler = Sampler::new(&sampling, &[1], 4);
+    let logits = from_f32(&[3.0, 2.5, 2.0, 1.5], &[1, 1, 4]);
+    let choices: Vec<_> = (0..4).map(|_| sampler.next(&logits).expect("builds")).collect();
+    let tokens: Vec<_> = choices.iter().map(|choice| choice.read().expect("runs")).collect();
+    assert_eq!(tokens, [Some(0), Some(1), Some(2), Some(3)]);
+}
