@@ -1,0 +1,200 @@
+//! The forward pass against itself: however a prompt is cut, and however its weights are stored, the scores are the same.
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use crate::kernels::Weight;
+use crate::mlx::{Array, MlxError, eval, filled, filled_f32, from_tokens, to_f32_vec};
+use crate::model::Model;
+use crate::model::registry::check;
+use crate::model::testing::{Shape, Tiny, VOCABULARY};
+use crate::model::weights::Tensor;
+use crate::nn::Linear;
+
+const PROMPT: [u32; 11] = [5, 17, 3, 88, 42, 42, 9, 61, 0, 95, 30];
+
+fn load(tiny: &Tiny) -> Box<dyn Model> {
+    check(tiny).expect("a sound model").load(tiny, &|_| {}).expect("loads")
+}
+
+/// Logits of every position, the prompt cut into pieces of these lengths.
+fn logits(model: &dyn Model, tokens: &[u32], pieces: &[usize]) -> Vec<f32> {
+    let (mut caches, mut at, mut all) = (model.caches(), 0, Vec::new());
+    for length in pieces {
+        let hidden = model.hidden(&from_tokens(&tokens[at..at + length]), &mut caches).expect("runs");
+        all.extend(to_f32_vec(&model.head(&hidden).expect("runs")).expect("runs"));
+        at += length;
+        assert!(caches.iter().all(|cache| cache.tokens() == at));
+    }
+    assert_eq!(at, tokens.len());
+    all
+}
+
+/// The largest difference, relative to the range of the logits.
+fn difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let range = a.iter().copied().fold(f32::MIN, f32::max) - a.iter().copied().fold(f32::MAX, f32::min);
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / range
+}
+
+fn shapes() -> impl Iterator<Item = Shape> {
+    [(true, false, 4, 2), (false, true, 4, 4), (true, true, 4, 1), (false, false, 2, 1)].into_iter().flat_map(
+        |(tied, biased, heads, kv_heads)| {
+            [None, Some(4), Some(8)].map(|bits| Shape { tied, biased, heads, kv_heads, bits })
+        },
+    )
+}
+
+#[test]
+fn prefill_equals_step_by_step_decode_for_every_shape() {
+    for shape in shapes() {
+        let model = load(&Tiny::new(shape, 7));
+        let whole = logits(model.as_ref(), &PROMPT, &[PROMPT.len()]);
+        let stepped = logits(model.as_ref(), &PROMPT, &[1; PROMPT.len()]);
+        assert!(difference(&whole, &stepped) < 1e-5, "{shape:?}: {}", difference(&whole, &stepped));
+    }
+}
+
+#[test]
+fn chunked_prefill_equals_whole_prefill_across_cache_growth() {
+    let model = load(&Tiny::new(Shape::PLAIN, 11));
+    let prompt: Vec<u32> = (0..300).map(|i| i * 31 % VOCABULARY as u32).collect();
+    let whole = logits(model.as_ref(), &prompt, &[300]);
+    for pieces in [vec![100, 100, 100], vec![255, 1, 1, 43], vec![1, 299]] {
+        let chunked = logits(model.as_ref(), &prompt, &pieces);
+        assert!(difference(&whole, &chunked) < 1e-5, "{pieces:?}");
+    }
+}
+
+#[test]
+fn a_deep_decode_on_a_populated_cache_equals_one_prefill() {
+    let model = load(&Tiny::new(Shape { tied: true, ..Shape::PLAIN }, 3));
+    let tokens: Vec<u32> = (0..80).map(|i| i * 57 % VOCABULARY as u32).collect();
+    let mut pieces = vec![40];
+    pieces.extend([1; 40]);
+    let whole = logits(model.as_ref(), &tokens, &[80]);
+    assert!(difference(&whole, &logits(model.as_ref(), &tokens, &pieces)) < 1e-5);
+}
+
+#[test]
+fn quantised_weights_score_as_their_dequantised_numbers() {
+    for bits in [4, 8] {
+        let tiny = Tiny::new(Shape { bits: Some(bits), ..Shape::PLAIN }, 5);
+        let quantised = logits(load(&tiny).as_ref(), &PROMPT, &[PROMPT.len()]);
+        let dense = logits(load(&tiny.dequantised()).as_ref(), &PROMPT, &[PROMPT.len()]);
+        assert!(difference(&quantised, &dense) < 1e-6, "{bits} bits");
+    }
+}
+
+/// What the GPU runs: the packed weights, multiplied without being unpacked first.
+#[test]
+fn packed_products_and_lookups_equal_dense_ones() {
+    let tiny = Tiny::new(Shape { bits: Some(4), ..Shape::PLAIN }, 5);
+    let tensor = &tiny.tensors["lm_head.weight"];
+    let Tensor::Affine { shape, bits, group, packed, scales, biases, .. } = tensor else { panic!("quantised") };
+    let array = |shape: &[usize], dtype, bytes: &[u8]| {
+        filled(shape, dtype, |out| {
+            out.copy_from_slice(bytes);
+            Ok::<(), MlxError>(())
+        })
+        .expect("memory")
+    };
+    let groups = [shape[0], shape[1] / group];
+    let affine = || Weight::Affine {
+        packed: array(&[shape[0], shape[1] / 8], crate::mlx::Dtype::Uint32, packed),
+        scales: array(&groups, crate::mlx::Dtype::Float32, scales),
+        biases: array(&groups, crate::mlx::Dtype::Float32, biases),
+        bits: usize::from(*bits),
+        group: *group,
+    };
+    let rows = filled_f32(shape, |out| {
+        tensor.to_f32(out);
+        Ok::<(), MlxError>(())
+    });
+    let dense = || Weight::Dense(rows.as_ref().expect("memory").t());
+    let x = Array::from_iter((0..shape[1]).map(|i| (i as f32).sin()), &[1, 1, 64]);
+    let close = |a: Array, b: Array| {
+        let (a, b) = (to_f32_vec(&a).expect("runs"), to_f32_vec(&b).expect("runs"));
+        assert!(difference(&a, &b) < 1e-5);
+    };
+    let tokens = from_tokens(&[3, 95, 0]);
+    close(affine().lookup(&tokens).expect("fits"), dense().lookup(&tokens).expect("fits"));
+    let product = |weights| Linear::new(weights, None).forward(&x).expect("fits");
+    close(product(vec![affine()]), product(vec![dense()]));
+    close(product(vec![affine(), dense()]), product(vec![dense(), affine()]));
+}
+
+#[test]
+fn a_chunk_whose_logits_nobody_reads_still_fills_the_caches() {
+    let model = load(&Tiny::new(Shape::PLAIN, 2));
+    let mut caches = model.caches();
+    model.forward(&from_tokens(&PROMPT[..6]), &mut caches).expect("runs");
+    eval(caches.iter().flat_map(crate::cache::KvCache::arrays)).expect("runs");
+    let last = model.forward(&from_tokens(&PROMPT[6..]), &mut caches).expect("runs");
+    let whole = logits(model.as_ref(), &PROMPT, &[PROMPT.len()]);
+    let last = to_f32_vec(&last).expect("runs");
+    assert!(difference(&last, &whole[whole.len() - VOCABULARY..]) < 1e-5);
+}
+
+fn refusal(change: impl FnOnce(&mut Tiny)) -> String {
+    let mut tiny = Tiny::new(Shape { tied: true, ..Shape::PLAIN }, 1);
+    change(&mut tiny);
+    check(&tiny).expect_err("refused").to_string()
+}
+
+#[test]
+fn what_does_not_fit_the_architecture_is_refused_by_name_before_mlx() {
+    let missing = refusal(|tiny| drop(tiny.tensors.remove("model.layers.1.mlp.up_proj.weight")));
+    assert!(missing.starts_with("tiny: ") && missing.contains("model.layers.1.mlp.up_proj.weight"), "{missing}");
+    let strange = refusal(|tiny| {
+        let tensor = tiny.tensors["model.norm.weight"].clone();
+        tiny.tensors.insert("model.layers.0.self_attn.q_norm.weight".into(), tensor);
+    });
+    assert!(strange.contains("q_norm"), "{strange}");
+    let misshapen = refusal(|tiny| {
+        let tensor = tiny.tensors["model.norm.weight"].clone();
+        tiny.tensors.insert("model.embed_tokens.weight".into(), tensor);
+    });
+    assert!(misshapen.contains("[96, 64]") && misshapen.contains("[64]"), "{misshapen}");
+    let unknown = refusal(|tiny| tiny.config["model_type"] = json!("mamba"));
+    assert!(unknown.contains("mamba") && unknown.contains("llama, mistral"), "{unknown}");
+    let cases = [
+        ("hidden_act", json!("gelu")),
+        ("sliding_window", json!(128)),
+        ("num_key_value_heads", json!(3)),
+        ("head_dim", json!(15)),
+        ("vocab_size", json!(0)),
+        ("rms_norm_eps", json!(-1.0)),
+        ("rope_scaling", json!({ "type": "yarn", "factor": 2.0 })),
+    ];
+    for (key, value) in cases {
+        let message = refusal(|tiny| tiny.config[key] = value);
+        assert!(message.contains(key), "{key}: {message}");
+    }
+}
+
+#[test]
+fn mistral_without_a_window_and_listed_leftovers_are_accepted() {
+    let mut tiny = Tiny::new(Shape { tied: true, ..Shape::PLAIN }, 1);
+    tiny.config["model_type"] = json!("mistral");
+    tiny.config["sliding_window"] = json!(null);
+    let leftover = tiny.tensors["model.norm.weight"].clone();
+    tiny.tensors.insert("model.layers.0.self_attn.rotary_emb.inv_freq".into(), leftover.clone());
+    tiny.tensors.insert("lm_head.weight".into(), leftover);
+    check(&tiny).expect("accepted");
+}
+
+proptest! {
+    #[test]
+    fn no_configuration_makes_the_check_panic(key in 0_usize..8, number in any::<i64>(), float in any::<f64>()) {
+        const KEYS: [&str; 8] = [
+            "hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size",
+            "num_hidden_layers", "rope_theta", "max_position_embeddings",
+        ];
+        for value in [json!(number), json!(float), json!(null), json!("x")] {
+            let mut tiny = Tiny { config: Tiny::config(Shape::PLAIN), tensors: std::collections::BTreeMap::new() };
+            tiny.config[KEYS[key]] = value;
+            prop_assert!(check(&tiny).is_err());
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The real backend: a model, the caches of its rows, and sampling, behind `engine::Backend`. It owns the order in which
+//! steps are built, submitted and read, the size of a prefill chunk, and when memory is given back; it refuses to know
+//! HTTP and text. Everything here lives on the inference thread: it is built, called and dropped there.
+//!
+//! Steps run ahead: a row's step t + 1 is built from token t while that token is still being computed, as an array that
+//! nobody has read. On the GPU it is also submitted before token t is read, so the device never waits for the host. MLX's
+//! CPU backend takes a submission only when about fifty operations are left of it, so there submitting t + 1 first would
+//! hold token t back by a whole step; the built step is submitted at the next call instead, which costs the device the
+//! engine's own microseconds between two calls and nothing else.
+//!
+//! After each call a row's recorded tokens (its prompt as far as evaluated, and every token returned) are the tokens in its
+//! cache: the cache gets token t with step t + 1. A row that fails has a step built that its record does not know; closing
+//! forgets it.
+
+mod row;
+mod warmup;
+
+use std::collections::HashMap;
+
+use crate::engine::backend::{Backend, Capacity, Decoded, DeviceFault, RowId};
+use crate::job::Sampling;
+use crate::mlx::{self, MlxError};
+use crate::model::registry::Plan;
+use crate::model::source::Tensors;
+use crate::model::{LoadFailure, Model};
+use crate::runner::row::Row;
+
+/// Freed buffers kept for reuse; enough for the transients of a prefill chunk.
+const BUFFER_CACHE_BYTES: u64 = 64 << 20;
+/// Steps after which freed buffers are given back even while rows run.
+const CLEAR_EVERY_STEPS: u64 = 256;
+
+/// What the runner is told by the settings.
+#[derive(Debug, Clone, Copy)]
+pub struct RunnerSettings {
+    /// Rows that may be open at once.
+    pub rows_max: u32,
+}
+
+/// A unit of work that the start finished; each one is progress in the sense of the stall rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress<'a> {
+    /// This tensor is in memory, one of so many.
+    Tensor {
+        /// Its name.
+        name: &'a str,
+        /// All that will be loaded.
+        of: usize,
+    },
+    /// A warm-up chunk or token was evaluated.
+    WarmUp,
+}
+
+/// A loaded, warm model with its rows.
+pub struct Runner {
+    /// Open rows; dropped before the model.
+    rows: HashMap<RowId, Row>,
+    capacity: Capacity,
+    /// Decode calls since the start.
+    steps: u64,
+    model: Box<dyn Model>,
+}
+
+impl std::fmt::Debug for Runner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { rows, capacity, steps, model: _ } = self;
+        f.debug_struct("Runner").field("rows", &rows.len()).field("capacity", capacity).field("steps", steps).finish()
+    }
+}
+
+impl Runner {
+    /// Loads a checked model and generates one real token. Called on the thread that will call everything else.
+    ///
+    /// # Errors
+    /// A file cannot be read, or the device failed.
+    pub fn load(
+        source: &dyn Tensors,
+        plan: &Plan,
+        settings: RunnerSettings,
+        progress: &dyn Fn(Progress<'_>),
+    ) -> Result<Self, LoadFailure> {
+        // Nothing freed while loading is of a size that is needed again.
+        mlx::set_cache_limit(0)?;
+        let model = plan.load(source, &|name| progress(Progress::Tensor { name, of: plan.tensors }))?;
+        mlx::set_cache_limit(BUFFER_CACHE_BYTES)?;
+        let prefill_chunk_tokens = warmup::run(model.as_ref(), plan, &|| progress(Progress::WarmUp))?;
+        mlx::clear_cache()?;
+        let capacity = Capacity {
+            context_tokens: plan.context_tokens,
+            logit_width: plan.logit_width,
+            rows_max: settings.rows_max,
+            prefill_chunk_tokens,
+        };
+        Ok(Self { rows: HashMap::new(), capacity, steps: 0, model })
+    }
+
+    fn row(&mut self, id: RowId) -> (&dyn Model, &mut Row) {
+        let row = self.rows.get_mut(&id).expect("the engine names only rows that it opened");
+        (self.model.as_ref(), row)
+    }
+}
+
+impl Backend for Runner {
+    fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
+    fn open(&mut self, row: RowId, prompt: &[u32], sampling: &Sampling) {
+        assert!(!prompt.is_empty(), "the engine opens no row without a prompt");
+        assert!(prompt.len() < self.capacity.context_tokens as usize, "the engine checks the context");
+        let width = self.capacity.logit_width as usize;
+        let state = Row::new(self.model.caches(), prompt, sampling, width);
+        let before = self.rows.insert(row, state);
+        assert!(before.is_none(), "a row is opened once");
+        assert!(self.rows.len() <= self.capacity.rows_max as usize, "the engine admits no more rows than there are");
+    }
+
+    fn prefill(&mut self, row: RowId, tokens: u32) -> Result<u32, DeviceFault> {
+        let (model, row) = self.row(row);
+        Ok(row.prefill(model, tokens)?)
+    }
+
+    fn decode(&mut self, rows: &[RowId]) -> Result<Vec<Decoded>, DeviceFault> {
+        self.steps += 1;
+        if self.steps.is_multiple_of(CLEAR_EVERY_STEPS) {
+            mlx::clear_cache()?;
+        }
+        for id in rows {
+            let (model, row) = self.row(*id);
+            row.run_ahead(model)?;
+        }
+        let decoded = rows.iter().map(|id| self.row(*id).1.take()).collect::<Result<Vec<_>, _>>()?;
+        assert_eq!(decoded.len(), rows.len(), "a token for each row");
+        Ok(decoded)
+    }
+
+    fn close(&mut self, row: RowId) {
+        let row = self.rows.remove(&row).expect("the engine closes only rows that it opened");
+        row.close();
+    }
+
+    fn idle(&mut self) {
+        assert!(self.rows.is_empty(), "idle means that no row is open");
+        // A device that refuses this fails the next step too, and says so there.
+        let _ = mlx::clear_cache();
+    }
+}
+
+impl From<MlxError> for DeviceFault {
+    fn from(error: MlxError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,63 @@
+//! One real token through the real path before anyone is told that the model is ready, and the size of a prefill chunk.
+
+use std::time::{Duration, Instant};
+
+use crate::job::Sampling;
+use crate::mlx::Result;
+use crate::model::Model;
+use crate::model::registry::Plan;
+use crate::runner::row::Row;
+
+/// How long a prefill chunk should take: a cancel, a neighbour or a short request waits that long at most.
+const CHUNK_TIME: Duration = Duration::from_millis(100);
+/// Smallest chunk, however slow the device.
+const CHUNK_TOKENS_MIN: u32 = 16;
+/// Largest chunk, however fast; also what the transients of attention are sized by.
+const CHUNK_TOKENS_MAX: u32 = 2048;
+/// Chunks are multiples of this.
+const CHUNK_TOKENS_STEP: u32 = 16;
+/// A token that every vocabulary has.
+const TOKEN: u32 = 0;
+
+/// Generates one token, then measures ever larger chunks until one takes half the chunk time; returns the size that
+/// should take all of it.
+pub(super) fn run(model: &dyn Model, plan: &Plan, progress: &dyn Fn()) -> Result<u32> {
+    let context = plan.context_tokens.min(CHUNK_TOKENS_MAX);
+    let mut row = open(model, plan, 1);
+    row.prefill(model, 1)?;
+    row.run_ahead(model)?;
+    row.take()?;
+    row.close();
+    progress();
+
+    let mut tokens = CHUNK_TOKENS_MIN.min(context);
+    // The first chunk of a size pays for its buffers; the second one is measured.
+    let _ = time(model, plan, tokens)?;
+    loop {
+        let took = time(model, plan, tokens)?;
+        progress();
+        if took >= CHUNK_TIME / 2 || tokens * 2 > context {
+            let fitting = f64::from(tokens) * CHUNK_TIME.as_secs_f64() / took.as_secs_f64().max(f64::EPSILON);
+            // Beyond twice what was measured nothing is known.
+            let fitting = (fitting as u32).min(tokens * 2);
+            let whole = fitting / CHUNK_TOKENS_STEP * CHUNK_TOKENS_STEP;
+            return Ok(whole.clamp(CHUNK_TOKENS_MIN, CHUNK_TOKENS_MAX));
+        }
+        tokens *= 2;
+    }
+}
+
+/// How long a chunk of this size takes, of a prompt that goes on.
+fn time(model: &dyn Model, plan: &Plan, tokens: u32) -> Result<Duration> {
+    let mut row = open(model, plan, tokens + 1);
+    let start = Instant::now();
+    row.prefill(model, tokens)?;
+    let took = start.elapsed();
+    row.close();
+    Ok(took)
+}
+
+fn open(model: &dyn Model, plan: &Plan, tokens: u32) -> Row {
+    let prompt = vec![TOKEN; tokens as usize];
+    Row::new(model.caches(), &prompt, &Sampling::greedy(), plan.logit_width as usize)
+}
