@@ -6,27 +6,23 @@
 //! Invariants: everything here is a function of its arguments (but for the date a template asks for); [`Text`] is
 //! shared by all requests and has no state; a failure belongs to one request.
 
-mod detokenizer;
-mod folder;
+pub mod detokenizer;
 mod messages;
 mod pieces;
 mod python;
-mod stop;
-mod template;
-mod tokenizer;
-mod vocabulary;
+pub mod stop;
+pub mod template;
+pub mod tokenizer;
+pub mod vocabulary;
 
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
-pub use detokenizer::Detokenizer;
-pub use folder::FolderError;
-pub use python::Clock;
-pub use stop::{Emit, StopStrings};
-pub use template::{ChatTemplate, RENDERED_BYTES_MAX, TemplateError};
-pub use tokenizer::{Beginning, JSON_BYTES_MAX, Tokenizer, TokenizerError};
-pub use vocabulary::{GgufVocabulary, VocabularyError};
+use crate::text::detokenizer::Detokenizer;
+use crate::text::template::{ChatTemplate, TemplateError};
+use crate::text::tokenizer::{Beginning, Tokenizer, TokenizerError};
+use crate::text::vocabulary::GgufVocabulary;
 
 /// Control tokens that end a turn, by the names that model families give them. A model may produce any of its own,
 /// whichever one its files call the end of text.
@@ -42,6 +38,20 @@ const TURN_ENDS: [&str; 10] = [
     "<end_of_turn>",
     "<\u{ff5c}end\u{2581}of\u{2581}sentence\u{ff5c}>",
 ];
+
+/// The special tokens that templates name, where `tokenizer_config.json` has them.
+const NAMED_TOKENS: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];
+
+/// Why a model's text cannot be put together.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The vocabulary makes no tokenizer.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The template does not compile.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+}
 
 /// Why a request's text cannot be made into a prompt. All but [`TextError::Encode`] are the client's to mend.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -61,6 +71,7 @@ pub enum TextError {
 }
 
 /// A model's way with text: what `http` makes prompts with and reads answers by.
+#[derive(Debug)]
 pub struct Text {
     /// Encodes, and makes detokenizers.
     tokenizer: Tokenizer,
@@ -83,20 +94,35 @@ impl Text {
         Self { tokenizer, template, end_ids }
     }
 
-    /// From a folder in the Hugging Face layout: `tokenizer.json`, `tokenizer_config.json`, `chat_template.jinja`.
-    /// `end_ids` come from the model's configuration.
+    /// From the files of a Hugging Face folder: the path of `tokenizer.json`, the content of `tokenizer_config.json`,
+    /// and the template's source. `end_ids` come from the model's configuration.
     ///
     /// # Errors
-    /// When a file is missing that must be there, or is not valid.
-    pub fn from_folder(folder: &Path, end_ids: &[u32]) -> Result<Self, FolderError> {
-        folder::text(folder, end_ids)
+    /// When the tokenizer or the template is not supported or not valid.
+    pub fn from_json(
+        tokenizer_json: &Path,
+        tokenizer_config: &Value,
+        template: Option<&str>,
+        end_ids: &[u32],
+    ) -> Result<Self, LoadError> {
+        let tokenizer = Tokenizer::from_file(tokenizer_json)?;
+        // A token is written as its text or as an object that holds it.
+        let token = |name| {
+            let token: &Value = &tokenizer_config[name];
+            token.as_str().or_else(|| token["content"].as_str())
+        };
+        let named = NAMED_TOKENS.into_iter().filter_map(|name| Some((name, token(name)?.to_owned())));
+        let template = template.map(|source| ChatTemplate::new(source, named)).transpose()?;
+        let own_end = token("eos_token").and_then(|text| tokenizer.id_of(text));
+        let end_ids: Vec<u32> = end_ids.iter().copied().chain(own_end).collect();
+        Ok(Self::new(tokenizer, template, &end_ids))
     }
 
     /// From the metadata of a GGUF file.
     ///
     /// # Errors
     /// When the vocabulary or the template is not supported or not valid.
-    pub fn from_gguf(vocabulary: GgufVocabulary, template: Option<&str>) -> Result<Self, FolderError> {
+    pub fn from_gguf(vocabulary: GgufVocabulary, template: Option<&str>) -> Result<Self, LoadError> {
         let template = template.map(|source| ChatTemplate::new(source, vocabulary.named_tokens())).transpose()?;
         let end_ids: Vec<u32> = vocabulary.eos.into_iter().collect();
         Ok(Self::new(Tokenizer::from_gguf(vocabulary)?, template, &end_ids))

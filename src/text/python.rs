@@ -13,8 +13,7 @@ use serde_json::ser::{CharEscape, Formatter, Serializer};
 use time::OffsetDateTime;
 use time::format_description::parse_strftime_borrowed;
 
-/// The time that `strftime_now` prints.
-pub type Clock = fn() -> OffsetDateTime;
+use crate::text::template::Clock;
 
 /// Widest indentation that `tojson` is given.
 const INDENT_MAX: usize = 16;

@@ -11,7 +11,10 @@ use serde_json::Map;
 use time::OffsetDateTime;
 
 use crate::text::messages::{Message, normalised, rearranged};
-use crate::text::python::{Clock, Raised, install};
+use crate::text::python::{Raised, install};
+
+/// The time that `strftime_now` prints.
+pub type Clock = fn() -> OffsetDateTime;
 
 /// Instructions a rendering may execute, and 64 bytes of data each: room for the largest request in the most laborious
 /// template known, and a second or two of work at most.

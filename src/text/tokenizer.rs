@@ -4,6 +4,7 @@
 //!
 //! Invariants: no truncation and no padding, whatever the file asks for; encoding is a function of the text alone.
 
+use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -123,8 +124,8 @@ impl Tokenizer {
     /// # Errors
     /// When the vocabulary's model or pre-tokeniser is not supported, or its parts do not fit each other.
     pub fn from_gguf(vocabulary: GgufVocabulary) -> Result<Self, TokenizerError> {
-        let beginning = vocabulary.bos.filter(|_| vocabulary.add_bos);
-        let strips_space = vocabulary.add_space_prefix && vocabulary.spelling()? == Spelling::Marked;
+        let beginning = vocabulary.bos.filter(|_| vocabulary.adds_bos());
+        let strips_space = vocabulary.adds_space();
         let pieces = Pieces::new(vocabulary.spelling()?, vocabulary.roles()).ok_or(TokenizerError::TooManyTokens)?;
         let pipeline = vocabulary.into_pipeline()?;
         Ok(Self { pipeline, pieces: Arc::new(pieces), beginning, strips_space })
@@ -175,6 +176,12 @@ impl Tokenizer {
     #[must_use]
     pub fn is_control(&self, id: u32) -> bool {
         self.pieces.is_control(id)
+    }
+}
+
+impl fmt::Debug for Tokenizer {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Tokenizer").field("vocabulary_len", &self.vocabulary_len()).finish_non_exhaustive()
     }
 }
 

@@ -51,10 +51,12 @@ pub struct GgufVocabulary {
     pub eos: Option<u32>,
     /// `unknown_token_id`: stands for what cannot be spelled.
     pub unknown: Option<u32>,
-    /// `add_bos_token`: a text is to begin with `bos`.
-    pub add_bos: bool,
-    /// `add_space_prefix`: a text is to begin with a space; of `llama` only, and true there when the file is silent.
-    pub add_space_prefix: bool,
+    /// `padding_token_id`: fills batches; only templates name it.
+    pub padding: Option<u32>,
+    /// `add_bos_token`: a text is to begin with `bos`. Of a silent file, true for `llama` and for Llama 3.
+    pub add_bos: Option<bool>,
+    /// `add_space_prefix`: a text is to begin with a space; of `llama` only, and true there of a silent file.
+    pub add_space_prefix: Option<bool>,
 }
 
 /// Why a vocabulary is refused.
@@ -121,6 +123,16 @@ impl GgufVocabulary {
         }
     }
 
+    /// Whether a text is to begin with `bos`.
+    pub(super) fn adds_bos(&self) -> bool {
+        self.add_bos.unwrap_or(self.model == "llama" || self.pre.as_deref() == Some("llama-bpe"))
+    }
+
+    /// Whether a text is to begin with a space that is not written.
+    pub(super) fn adds_space(&self) -> bool {
+        self.model == "llama" && self.add_space_prefix.unwrap_or(true)
+    }
+
     /// Each token with what it is for.
     pub(super) fn roles(&self) -> Vec<Token<'_>> {
         let types = self.token_types.iter().copied().chain(std::iter::repeat(1));
@@ -136,7 +148,12 @@ impl GgufVocabulary {
     /// The texts of the tokens that chat templates name, by the names they use.
     #[must_use]
     pub fn named_tokens(&self) -> Vec<(&'static str, String)> {
-        let named = [("bos_token", self.bos), ("eos_token", self.eos), ("unk_token", self.unknown)];
+        let named = [
+            ("bos_token", self.bos),
+            ("eos_token", self.eos),
+            ("unk_token", self.unknown),
+            ("pad_token", self.padding),
+        ];
         let text = |id: u32| self.tokens.get(id as usize).cloned();
         named.into_iter().filter_map(|(name, id)| Some((name, id.and_then(text)?))).collect()
     }
@@ -171,7 +188,12 @@ impl GgufVocabulary {
                 return Err(VocabularyError::Length { key, len, tokens });
             }
         }
-        let ids = [("bos_token_id", self.bos), ("eos_token_id", self.eos), ("unknown_token_id", self.unknown)];
+        let ids = [
+            ("bos_token_id", self.bos),
+            ("eos_token_id", self.eos),
+            ("unknown_token_id", self.unknown),
+            ("padding_token_id", self.padding),
+        ];
         for (key, id) in ids {
             if let Some(id) = id.filter(|&id| id as usize >= tokens) {
                 return Err(VocabularyError::Id { key, id, tokens });
@@ -238,13 +260,13 @@ impl GgufVocabulary {
         let mut pipeline = tokenizers::Tokenizer::new(model.build().map_err(pipeline_error)?);
         let mark = SPACE_MARK.to_string();
         let replace = Replace::new(" ", mark.clone()).map_err(pipeline_error)?;
-        let prepend = self.add_space_prefix.then(|| NormalizerWrapper::from(Prepend::new(mark.clone())));
+        let prepend = self.adds_space().then(|| NormalizerWrapper::from(Prepend::new(mark.clone())));
         let normalizers = prepend.into_iter().chain([NormalizerWrapper::from(replace)]).collect();
         pipeline.with_normalizer(Some(Normalizers::new(normalizers))).map_err(pipeline_error)?;
         let spaces = tokenizers::normalizers::replace::Replace::new(mark, " ").map_err(pipeline_error)?;
         let mut decoders: Vec<DecoderWrapper> =
             vec![spaces.into(), ByteFallback::default().into(), Fuse::default().into()];
-        decoders.extend(self.add_space_prefix.then(|| Strip::new(' ', 1, 0).into()));
+        decoders.extend(self.adds_space().then(|| Strip::new(' ', 1, 0).into()));
         pipeline.with_decoder(Some(Decoders::new(decoders)));
         Ok(pipeline)
     }

@@ -61,8 +61,9 @@ fn a_sentencepiece_vocabulary_encodes_and_decodes_as_sentencepiece_does() {
         bos: Some(data.vocabulary.bos),
         eos: Some(data.vocabulary.eos),
         unknown: Some(data.vocabulary.unknown),
-        add_bos: true,
-        add_space_prefix: true,
+        padding: None,
+        add_bos: None,
+        add_space_prefix: None,
     })
     .expect("a valid vocabulary");
     assert!(data.cases.len() >= 200);
@@ -97,7 +98,7 @@ fn the_beginning_is_added_once() {
     assert_eq!(spelled(&tokenizer, "<s>he", Beginning::Added), ["<s>", "he"]);
     assert_eq!(spelled(&tokenizer, "he", Beginning::AsWritten), ["he"]);
     let mut silent = bytes_and_merges("gpt-2");
-    silent.add_bos = false;
+    silent.add_bos = None;
     let silent = Tokenizer::from_gguf(silent).expect("a valid vocabulary");
     assert_eq!(spelled(&silent, "he", Beginning::Added), ["he"]);
 }

@@ -30,8 +30,9 @@ pub(in crate::text) fn bytes_and_merges(pre: &str) -> GgufVocabulary {
         token_types,
         merges: merges.map(ToOwned::to_owned).to_vec(),
         scores: Vec::new(),
-        add_bos: true,
-        add_space_prefix: false,
+        padding: None,
+        add_bos: Some(true),
+        add_space_prefix: None,
     }
 }
 
