@@ -2,6 +2,7 @@
 
 pub mod cache;
 pub mod client;
+pub mod api;
 pub mod config;
 pub mod engine;
 pub mod job;

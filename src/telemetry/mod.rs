@@ -1,3 +1,4 @@
-//! What the process tells about itself: log lines. It refuses to know requests.
+//! What the process tells about itself: log lines and metrics. It refuses to know requests and who counts.
 
 pub mod logs;
+pub mod metrics;

@@ -1,0 +1,246 @@
+//! `POST /v1/chat/completions`, the answer: one object, or chunks of a stream. It owns the order and the presence of
+//! members, which the SDKs look at; what the values are is decided elsewhere.
+
+use serde::Serialize;
+
+/// Why an answer ended, in OpenAI's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// The model ended its answer, or a stop string was met.
+    Stop,
+    /// A limit of tokens or of time was reached.
+    Length,
+}
+
+/// Token counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Usage {
+    /// Tokens of the rendered prompt.
+    pub prompt_tokens: u64,
+    /// Tokens of all answers.
+    pub completion_tokens: u64,
+    /// Both.
+    pub total_tokens: u64,
+    /// What is known about the prompt's tokens.
+    pub prompt_tokens_details: PromptTokens,
+}
+
+/// What is known about the prompt's tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct PromptTokens {
+    /// Tokens that a cache spared us.
+    pub cached_tokens: u64,
+}
+
+impl Usage {
+    /// Counts of a request without cached tokens.
+    #[must_use]
+    pub fn new(prompt_tokens: u64, completion_tokens: u64) -> Self {
+        Self {
+            prompt_tokens,
+            completion_tokens,
+            total_tokens: prompt_tokens + completion_tokens,
+            prompt_tokens_details: PromptTokens { cached_tokens: 0 },
+        }
+    }
+}
+
+/// Where the time went, as llama-server gives it.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Timings {
+    /// Milliseconds in the queue.
+    pub queue_ms: f64,
+    /// Prompt tokens evaluated.
+    pub prompt_n: u64,
+    /// Milliseconds from admission to the first token.
+    pub prompt_ms: f64,
+    /// Prompt tokens per second.
+    pub prompt_per_second: f64,
+    /// Tokens generated.
+    pub predicted_n: u64,
+    /// Milliseconds from the first token to the last.
+    pub predicted_ms: f64,
+    /// Tokens generated per second after the first.
+    pub predicted_per_second: f64,
+    /// `deadline` when the request's own time limit ended it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<&'static str>,
+}
+
+/// What every body of one request has in common.
+#[derive(Debug, Clone, Serialize)]
+pub struct Head {
+    /// Same in every chunk of one answer.
+    pub id: String,
+    /// `chat.completion` or `chat.completion.chunk`.
+    pub object: &'static str,
+    /// Unix seconds.
+    pub created: u64,
+    /// The id of the model that answered.
+    pub model: String,
+    /// Version, model revision and quantisation.
+    pub system_fingerprint: String,
+}
+
+/// A whole answer.
+#[derive(Debug, Clone, Serialize)]
+pub struct ChatCompletion<'a> {
+    /// Shared members.
+    #[serde(flatten)]
+    pub head: &'a Head,
+    /// The answers, in the order of their index.
+    pub choices: Vec<Choice<'a>>,
+    /// Token counts.
+    pub usage: Usage,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// One whole answer.
+#[derive(Debug, Clone, Serialize)]
+pub struct Choice<'a> {
+    /// From 0 to n − 1.
+    pub index: usize,
+    /// What was said.
+    pub message: Message<'a>,
+    /// Always null for now.
+    pub logprobs: Option<()>,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+}
+
+/// What was said.
+#[derive(Debug, Clone, Serialize)]
+pub struct Message<'a> {
+    /// Always `assistant`.
+    pub role: &'static str,
+    /// The text.
+    pub content: &'a str,
+    /// Always null: this server does not refuse in a channel of its own.
+    pub refusal: Option<()>,
+}
+
+/// One event of a stream.
+#[derive(Debug, Clone, Serialize)]
+pub struct ChatChunk<'a> {
+    /// Shared members.
+    #[serde(flatten)]
+    pub head: &'a Head,
+    /// One changed answer, or none in the chunk that carries usage.
+    pub choices: &'a [ChunkChoice<'a>],
+    /// Absent unless asked for; then null until the last chunk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Option<Option<Usage>>,
+    /// On the chunk that ends an answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timings: Option<Timings>,
+}
+
+/// What changed in one answer.
+#[derive(Debug, Clone, Serialize)]
+pub struct ChunkChoice<'a> {
+    /// From 0 to n − 1.
+    pub index: usize,
+    /// The new part.
+    pub delta: Delta<'a>,
+    /// Always null for now.
+    pub logprobs: Option<()>,
+    /// Set on the last chunk of this answer.
+    pub finish_reason: Option<FinishReason>,
+}
+
+/// The new part of an answer.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Delta<'a> {
+    /// `assistant`, on the first chunk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<&'static str>,
+    /// More text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content: Option<&'a str>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(object: &'static str) -> Head {
+        let (id, model, print) = ("chatcmpl-1".to_owned(), "org/model".to_owned(), "v1".to_owned());
+        Head { id, object, created: 7, model, system_fingerprint: print }
+    }
+
+    const TIMINGS: Timings = Timings {
+        queue_ms: 0.5,
+        prompt_n: 3,
+        prompt_ms: 1.5,
+        prompt_per_second: 2000.0,
+        predicted_n: 2,
+        predicted_ms: 10.0,
+        predicted_per_second: 100.0,
+        code: None,
+    };
+
+    #[test]
+    fn a_whole_answer_has_openais_members() {
+        let head = head("chat.completion");
+        let message = Message { role: "assistant", content: "Paris.", refusal: None };
+        let choice = Choice { index: 0, message, logprobs: None, finish_reason: FinishReason::Stop };
+        let answer = ChatCompletion { head: &head, choices: vec![choice], usage: Usage::new(3, 2), timings: TIMINGS };
+        insta::assert_snapshot!(serde_json::to_string_pretty(&answer).expect("plain data"), @r#"
+        {
+          "id": "chatcmpl-1",
+          "object": "chat.completion",
+          "created": 7,
+          "model": "org/model",
+          "system_fingerprint": "v1",
+          "choices": [
+            {
+              "index": 0,
+              "message": {
+                "role": "assistant",
+                "content": "Paris.",
+                "refusal": null
+              },
+              "logprobs": null,
+              "finish_reason": "stop"
+            }
+          ],
+          "usage": {
+            "prompt_tokens": 3,
+            "completion_tokens": 2,
+            "total_tokens": 5,
+            "prompt_tokens_details": {
+              "cached_tokens": 0
+            }
+          },
+          "timings": {
+            "queue_ms": 0.5,
+            "prompt_n": 3,
+            "prompt_ms": 1.5,
+            "prompt_per_second": 2000.0,
+            "predicted_n": 2,
+            "predicted_ms": 10.0,
+            "predicted_per_second": 100.0
+          }
+        }
+        "#);
+    }
+
+    #[test]
+    fn chunks_have_openais_members() {
+        let head = head("chat.completion.chunk");
+        let print = |choices: &[ChunkChoice<'_>], usage, timings| {
+            serde_json::to_string(&ChatChunk { head: &head, choices, usage, timings }).expect("plain data")
+        };
+        let chunk = |delta, finish_reason| [ChunkChoice { index: 0, delta, logprobs: None, finish_reason }];
+        let first = Delta { role: Some("assistant"), content: Some("") };
+        insta::assert_snapshot!(print(&chunk(first, None), None, None), @r#"{"id":"chatcmpl-1","object":"chat.completion.chunk","created":7,"model":"org/model","system_fingerprint":"v1","choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]}"#);
+        let text = Delta { role: None, content: Some("Par\"is\n") };
+        insta::assert_snapshot!(print(&chunk(text, None), Some(None), None), @r#"{"id":"chatcmpl-1","object":"chat.completion.chunk","created":7,"model":"org/model","system_fingerprint":"v1","choices":[{"index":0,"delta":{"content":"Par\"is\n"},"logprobs":null,"finish_reason":null}],"usage":null}"#);
+        let code = Some("deadline");
+        let last = print(&chunk(Delta::default(), Some(FinishReason::Length)), None, Some(Timings { code, ..TIMINGS }));
+        insta::assert_snapshot!(last, @r#"{"id":"chatcmpl-1","object":"chat.completion.chunk","created":7,"model":"org/model","system_fingerprint":"v1","choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"length"}],"timings":{"queue_ms":0.5,"prompt_n":3,"prompt_ms":1.5,"prompt_per_second":2000.0,"predicted_n":2,"predicted_ms":10.0,"predicted_per_second":100.0,"code":"deadline"}}"#);
+        insta::assert_snapshot!(print(&[], Some(Some(Usage::new(3, 2))), None), @r#"{"id":"chatcmpl-1","object":"chat.completion.chunk","created":7,"model":"org/model","system_fingerprint":"v1","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5,"prompt_tokens_details":{"cached_tokens":0}}}"#);
+    }
+}

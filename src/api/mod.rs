@@ -1,0 +1,13 @@
+//! The OpenAI wire types: the only place where clients' JSON is read and written. It owns what a field is called, which
+//! values are legal and what a body looks like; it refuses to know the engine, the model, HTTP and our settings (its
+//! bounds are passed in). After [`chat::ChatRequest::parse`] an illegal request cannot be expressed.
+
+pub mod answer;
+pub mod chat;
+pub mod error;
+mod fields;
+pub mod ignored;
+pub mod json;
+mod messages;
+pub mod models;
+mod unserved;

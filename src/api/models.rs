@@ -1,0 +1,128 @@
+//! `GET /v1/models` and `GET /health`: what is loaded, and the state of the engine beside it, so that a monitor that
+//! reads nothing else can see a hang.
+
+use serde::Serialize;
+
+/// OpenAI's list, with our state beside it.
+#[derive(Debug, Clone, Serialize)]
+pub struct ModelList {
+    /// Always `list`.
+    pub object: &'static str,
+    /// The loaded model, then its aliases.
+    pub data: Vec<Model>,
+    /// The engine's state.
+    pub sanctum: EngineState,
+}
+
+/// One model that can answer.
+#[derive(Debug, Clone, Serialize)]
+pub struct Model {
+    /// The name to send as `model`.
+    pub id: String,
+    /// Always `model`.
+    pub object: &'static str,
+    /// Unix seconds of the model's files.
+    pub created: u64,
+    /// Always `sanctum-mlx`.
+    pub owned_by: &'static str,
+    /// Most tokens of prompt and answer together.
+    pub context_length: u32,
+    /// How the weights are represented.
+    pub quantization: String,
+    /// Name of the merged adapter.
+    pub adapter: Option<String>,
+}
+
+/// The state of the engine: the gauges in which the incident would have been visible.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct EngineState {
+    /// The phase of the process.
+    pub phase: &'static str,
+    /// Why it is stalled or dead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// One start of the process; also the `x-sanctum-instance` header.
+    pub instance: String,
+    /// Seconds since the inference thread last finished a unit of work.
+    pub last_step_age_seconds: f64,
+    /// Jobs waiting.
+    pub queue_depth: u32,
+    /// Seconds the oldest of them has waited.
+    pub queue_oldest_age_seconds: f64,
+}
+
+/// `GET /health`: the same and more, for a person.
+#[derive(Debug, Clone, Serialize)]
+pub struct Health {
+    /// The state that `/v1/models` carries too.
+    #[serde(flatten)]
+    pub engine: EngineState,
+    /// Rows being generated.
+    pub running_rows: u32,
+    /// Steps since the start.
+    pub steps: u64,
+    /// The unit of work that finished last.
+    pub last_unit: &'static str,
+    /// Requests whose response has not been delivered in full.
+    pub requests_in_flight: usize,
+    /// Seconds since the async runtime's ticker last ran.
+    pub runtime_tick_age_seconds: f64,
+    /// Seconds since the process began to serve.
+    pub uptime_seconds: f64,
+    /// The loaded model.
+    pub model: Option<String>,
+    /// The version of this program.
+    pub version: &'static str,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_carries_the_engines_state_beside_openais_members() {
+        let list = ModelList {
+            object: "list",
+            data: vec![Model {
+                id: "org/model".to_owned(),
+                object: "model",
+                created: 7,
+                owned_by: "sanctum-mlx",
+                context_length: 2048,
+                quantization: "q4_0".to_owned(),
+                adapter: None,
+            }],
+            sanctum: EngineState {
+                phase: "ready",
+                reason: None,
+                instance: "i".to_owned(),
+                last_step_age_seconds: 0.25,
+                queue_depth: 0,
+                queue_oldest_age_seconds: 0.0,
+            },
+        };
+        insta::assert_snapshot!(serde_json::to_string_pretty(&list).expect("plain data"), @r#"
+        {
+          "object": "list",
+          "data": [
+            {
+              "id": "org/model",
+              "object": "model",
+              "created": 7,
+              "owned_by": "sanctum-mlx",
+              "context_length": 2048,
+              "quantization": "q4_0",
+              "adapter": null
+            }
+          ],
+          "sanctum": {
+            "phase": "ready",
+            "instance": "i",
+            "last_step_age_seconds": 0.25,
+            "queue_depth": 0,
+            "queue_oldest_age_seconds": 0.0
+          }
+        }
+        "#);
+    }
+}

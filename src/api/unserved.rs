@@ -1,0 +1,85 @@
+//! Fields that this server knows and does not serve. Each is a 400 that says what to use instead: a client that asked
+//! for constrained output must not get free text that looks like an answer.
+
+use serde_json::Value;
+
+use crate::api::error::Invalid;
+use crate::api::fields::Fields;
+
+/// Never served under this name, and what to use instead.
+const REFUSED: &[(&str, &str)] = &[
+    ("functions", "use `tools`"),
+    ("function_call", "use `tool_choice`"),
+    ("audio", "this server generates text only"),
+    ("prediction", "leave it out; the answer does not change"),
+    ("web_search_options", "this server does not search; offer a tool"),
+    ("bad_words", "use `logit_bias` with token ids"),
+    ("cache_salt", "prompt caches are already separate for each client"),
+    ("prompt_embeds", "send `messages`"),
+];
+
+/// Part of the contract, not served by this version.
+const NOT_YET: &[(&str, &str)] = &[
+    ("structured_outputs", "constrained decoding is not served yet"),
+    ("regex", "constrained decoding is not served yet"),
+    ("grammar", "constrained decoding is not served yet"),
+    ("choice", "constrained decoding is not served yet"),
+    ("thinking_budget", "reasoning budgets are not served yet; use `max_completion_tokens`"),
+    ("thinking_token_budget", "reasoning budgets are not served yet; use `max_completion_tokens`"),
+    ("reasoning_max_tokens", "reasoning budgets are not served yet; use `max_completion_tokens`"),
+];
+
+/// Refuses every field that would change the answer in a way we do not serve; takes the neutral values of those that
+/// have one.
+pub(crate) fn refuse(fields: &mut Fields, names: &[String]) -> Result<(), Invalid> {
+    for (name, instead) in REFUSED.iter().chain(NOT_YET) {
+        if fields.has(name) {
+            return Err(Invalid::unsupported(name, format!("`{name}` is not supported: {instead}")));
+        }
+    }
+    if let Some(name) = names.iter().find(|name| name.starts_with("guided_") && fields.has(name)) {
+        let message = format!("`{name}` is not supported: use `response_format` or `structured_outputs`");
+        return Err(Invalid::unsupported(name, message));
+    }
+    neutral(fields, "best_of", &Value::from(1), "use `n`, which returns every answer")?;
+    neutral(fields, "modalities", &serde_json::json!(["text"]), "this server generates text only")?;
+    neutral(fields, "logprobs", &Value::Bool(false), "log probabilities are not served yet")?;
+    neutral(fields, "top_logprobs", &Value::from(0), "log probabilities are not served yet")?;
+    neutral(fields, "min_tokens", &Value::from(0), "a least number of tokens is not served yet")?;
+    neutral_number(fields, "typical_p", 1.0, "use `top_p` or `min_p`")?;
+    response_format(fields)
+}
+
+/// Takes the field if it holds its neutral value, refuses any other.
+fn neutral(fields: &mut Fields, name: &str, value: &Value, instead: &str) -> Result<(), Invalid> {
+    match fields.take(name) {
+        Some(given) if given != *value => {
+            Err(Invalid::unsupported(name, format!("`{name}` other than {value} is not supported: {instead}")))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn neutral_number(fields: &mut Fields, name: &str, value: f64, instead: &str) -> Result<(), Invalid> {
+    match fields.number(name, 0.0..=1.0)? {
+        Some(given) if (given - value).abs() > f64::EPSILON => {
+            Err(Invalid::unsupported(name, format!("`{name}` other than {value} is not supported: {instead}")))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn response_format(fields: &mut Fields) -> Result<(), Invalid> {
+    let Some(format) = fields.object("response_format")? else { return Ok(()) };
+    match format.get("type").and_then(Value::as_str) {
+        Some("text") => Ok(()),
+        Some("json_object" | "json_schema") => Err(Invalid::unsupported(
+            "response_format",
+            "`response_format` other than `text` is not supported: constrained decoding is not served yet",
+        )),
+        Some(_) | None => Err(Invalid::value(
+            "response_format.type",
+            "`response_format.type` must be one of `text`, `json_object`, `json_schema`",
+        )),
+    }
+}
