@@ -5,6 +5,7 @@ pub mod client;
 pub mod api;
 pub mod config;
 pub mod engine;
+pub mod http;
 pub mod job;
 pub mod kernels;
 pub mod lifecycle;

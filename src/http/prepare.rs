@@ -1,0 +1,157 @@
+//! From a body to jobs: parse, render the template, encode, check against the model. Runs on the blocking pool, because
+//! a long conversation takes milliseconds. Everything that can be refused is refused here, before anything is queued.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use crate::api::chat::{self, Bounds, ChatRequest, Delivery};
+use crate::api::error::Invalid;
+use crate::config::settings::Settings;
+use crate::engine::backend::Capacity;
+use crate::http::error::Problem;
+use crate::http::{Defaults, Served, models};
+use crate::job::{Job, JobId, Limits, Sampling};
+
+/// A legal request, ready to be queued.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) prompt: Vec<u32>,
+    sampling: Sampling,
+    tokens_max: u32,
+    stop_tokens: Vec<u32>,
+    pub(crate) n: u32,
+    pub(crate) stop: Vec<String>,
+    pub(crate) delivery: Delivery,
+    pub(crate) timeout: Option<Duration>,
+    /// Fields that had no effect.
+    pub(crate) ignored: Vec<String>,
+    /// The template was given tools, whose calls we do not parse out of the answer yet.
+    pub(crate) has_tools: bool,
+}
+
+/// Reads a body and makes of it what the engine takes.
+pub(crate) fn prepare(
+    body: &Bytes,
+    served: &Served,
+    capacity: Capacity,
+    settings: &Settings,
+) -> Result<Prepared, Problem> {
+    let limits = &settings.limits;
+    let bounds = Bounds {
+        n: limits.n,
+        stop_strings: limits.stop_strings,
+        logit_bias: limits.logit_bias,
+        messages: limits.messages,
+        tools: limits.tools,
+        strict: settings.strict,
+    };
+    let request = ChatRequest::parse(body, &bounds)?;
+    if let Some(name) = &request.model {
+        models::check_name(&served.card, name)?;
+    }
+    check_token_ids(&request, capacity.logit_width)?;
+    let prompt = served
+        .text
+        .prompt(&request.messages, request.tools.as_deref(), &request.template_arguments)
+        .map_err(|error| Invalid::value("messages", error.to_string()))?;
+    check_prompt(&prompt, capacity)?;
+    let tokens_max = tokens_max(&request, prompt.len(), capacity, limits.tokens_default)?;
+
+    let mut stop_tokens = if request.ignore_eos { Vec::new() } else { served.card.stop_tokens.clone() };
+    stop_tokens.extend(&request.stop_token_ids);
+    Ok(Prepared {
+        prompt,
+        sampling: sampling(request.sampling, &served.card.defaults),
+        tokens_max,
+        stop_tokens,
+        n: request.n,
+        stop: request.stop,
+        delivery: request.delivery,
+        timeout: request.timeout,
+        ignored: request.ignored,
+        has_tools: request.tools.is_some(),
+    })
+}
+
+impl Prepared {
+    /// The job of one of the `n` answers. Each has a seed of its own, so that they differ and can be repeated.
+    pub(crate) fn job(&self, id: JobId, index: u32, queue_deadline: Instant) -> Job {
+        let seed = self.sampling.seed.wrapping_add(u64::from(index));
+        Job {
+            id,
+            prompt: self.prompt.clone(),
+            sampling: Sampling { seed, ..self.sampling.clone() },
+            limits: Limits { tokens_max: self.tokens_max, stop_tokens: self.stop_tokens.clone(), queue_deadline },
+        }
+    }
+}
+
+/// Token ids come from outside and index the logits (E4).
+fn check_token_ids(request: &ChatRequest, logit_width: u32) -> Result<(), Invalid> {
+    let check = |name: &str, highest: Option<u32>| match highest.filter(|id| *id >= logit_width) {
+        Some(id) => {
+            let message = format!("`{name}` names token {id}; this model's tokens are 0 to {}", logit_width - 1);
+            Err(Invalid::value(name, message))
+        }
+        None => Ok(()),
+    };
+    check("logit_bias", request.sampling.logit_bias.iter().map(|(id, _)| *id).max())?;
+    check("stop_token_ids", request.stop_token_ids.iter().copied().max())
+}
+
+fn check_prompt(prompt: &[u32], capacity: Capacity) -> Result<(), Problem> {
+    if prompt.is_empty() {
+        return Err(Invalid::value("messages", "`messages` render to an empty prompt").into());
+    }
+    if let Some(id) = prompt.iter().find(|id| **id >= capacity.logit_width) {
+        tracing::error!(id, width = capacity.logit_width, "the tokenizer knows more tokens than the model");
+        return Err(Problem::Internal);
+    }
+    Ok(())
+}
+
+/// How many tokens may be generated; a prompt that leaves no room, or less than asked for, is refused here (E10).
+fn tokens_max(
+    request: &ChatRequest,
+    prompt_tokens: usize,
+    capacity: Capacity,
+    tokens_default: Option<u32>,
+) -> Result<u32, Invalid> {
+    let context = capacity.context_tokens;
+    let left = u32::try_from(prompt_tokens).ok().and_then(|prompt| context.checked_sub(prompt)).unwrap_or(0);
+    let wanted = request.tokens_max.unwrap_or_else(|| tokens_default.map_or(left, |most| most.min(left)).max(1));
+    if wanted <= left {
+        return Ok(wanted);
+    }
+    Err(Invalid {
+        message: format!(
+            "the context holds {context} tokens; the messages take {prompt_tokens} and {wanted} are asked for beyond them"
+        ),
+        param: Some("messages".to_owned()),
+        code: "context_length_exceeded",
+    })
+}
+
+/// The client's choice, else that of the model's makers, else OpenAI's.
+#[allow(clippy::cast_possible_truncation)] // Ranges are checked; a sampling parameter needs no more than f32.
+fn sampling(given: chat::Sampling, defaults: &Defaults) -> Sampling {
+    let or = |given: Option<f64>, recommended: Option<f32>, neutral: f32| {
+        given.map_or(recommended.unwrap_or(neutral), |given| given as f32)
+    };
+    Sampling {
+        temperature: or(given.temperature, defaults.temperature, 1.0),
+        top_p: or(given.top_p, defaults.top_p, 1.0),
+        top_k: given.top_k.or(defaults.top_k).unwrap_or(0),
+        min_p: or(given.min_p, defaults.min_p, 0.0),
+        repetition_penalty: or(given.repetition_penalty, defaults.repetition_penalty, 1.0),
+        presence_penalty: or(given.presence_penalty, None, 0.0),
+        frequency_penalty: or(given.frequency_penalty, None, 0.0),
+        logit_bias: given.logit_bias.into_iter().map(|(id, bias)| (id, bias as f32)).collect(),
+        seed: given.seed.unwrap_or_else(|| {
+            let (high, low) = Uuid::new_v4().as_u64_pair();
+            high ^ low
+        }),
+    }
+}

@@ -1,0 +1,291 @@
+//! From a request to its handler, and what every response has in common: the request's id, the instance, the count by
+//! status. It owns the table of routes; what a route does is in its own file.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use hyper::body::Incoming;
+use hyper::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CONNECTION,
+    CONTENT_TYPE, HeaderMap, HeaderValue, ORIGIN, VARY,
+};
+use hyper::{Method, Request, Response, StatusCode};
+use uuid::Uuid;
+
+use crate::http::connection::{Doorway, HEADERS_MAX, Peer};
+use crate::http::error::Problem;
+use crate::http::reply::Body;
+use crate::http::{State, chat, health, models};
+use crate::lifecycle::phase::Phase;
+
+/// Bytes of a request id that a client may choose.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Bytes of a path that an error repeats.
+const PATH_BYTES_SHOWN: usize = 128;
+
+/// Routes of OpenAI's and of our own contract that this version does not serve, with everything below them.
+const UNSERVED: &[&str] = &[
+    "/openapi.json",
+    "/v1/assistants",
+    "/v1/audio",
+    "/v1/batches",
+    "/v1/completions",
+    "/v1/detokenize",
+    "/v1/embeddings",
+    "/v1/files",
+    "/v1/fine_tuning",
+    "/v1/images",
+    "/v1/moderations",
+    "/v1/responses",
+    "/v1/threads",
+    "/v1/tokenize",
+    "/v1/uploads",
+    "/v1/vector_stores",
+];
+
+/// Everything that is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Route {
+    Models,
+    /// The id, decoded; it may contain slashes.
+    Model(String),
+    Chat,
+    Live,
+    Ready,
+    Health,
+    Metrics,
+}
+
+impl Route {
+    fn find(path: &str) -> Result<Self, Problem> {
+        match path {
+            "/v1/models" => Ok(Self::Models),
+            "/v1/chat/completions" => Ok(Self::Chat),
+            "/health/live" => Ok(Self::Live),
+            "/health/ready" => Ok(Self::Ready),
+            "/health" => Ok(Self::Health),
+            "/metrics" => Ok(Self::Metrics),
+            _ => match path.strip_prefix("/v1/models/").filter(|id| !id.is_empty()).and_then(decode) {
+                Some(id) => Ok(Self::Model(id)),
+                None => Err(unknown(path)),
+            },
+        }
+    }
+
+    fn allow(&self) -> &'static str {
+        match self {
+            Self::Chat => "POST, OPTIONS",
+            Self::Models | Self::Model(_) | Self::Live | Self::Ready | Self::Health | Self::Metrics => {
+                "GET, HEAD, OPTIONS"
+            }
+        }
+    }
+
+    /// Whether the admin listener serves it too: what must answer while the public runtime is saturated.
+    fn is_admin(&self) -> bool {
+        match self {
+            Self::Live | Self::Ready | Self::Health | Self::Metrics => true,
+            Self::Models | Self::Model(_) | Self::Chat => false,
+        }
+    }
+
+    /// The word in the log; ids and paths of clients stay out of it.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Models => "models",
+            Self::Model(_) => "model",
+            Self::Chat => "chat",
+            Self::Live => "live",
+            Self::Ready => "ready",
+            Self::Health => "health",
+            Self::Metrics => "metrics",
+        }
+    }
+}
+
+/// Answers one request; every way out of it has an id, an instance and a count.
+pub(crate) async fn answer(state: &Arc<State>, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
+    let arrived = Instant::now();
+    let id = request_id(request.headers());
+    let origin = request.headers().get(ORIGIN).filter(|origin| state.door.knows_origin(origin)).cloned();
+    let route = Route::find(request.uri().path());
+    let name = route.as_ref().map_or("none", Route::name);
+    let is_closing = state.lifecycle.drain.begun().is_cancelled();
+    // Whoever asks during a drain gets an answer that says so, on a connection that then closes (L3).
+    let answered = if is_closing { Err(leaving(state)) } else { admit(state, peer, request, route, arrived).await };
+    let mut response = answered.unwrap_or_else(Problem::into_response);
+    let headers = response.headers_mut();
+    if is_closing {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    headers.insert("x-request-id", id.clone());
+    headers.insert("x-sanctum-instance", HeaderValue::from_str(&state.instance).expect("the instance is a UUID"));
+    if let Some(origin) = origin {
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(VARY, HeaderValue::from_static("origin"));
+    }
+    let status = response.status().as_u16();
+    state.metrics.responded(status);
+    let (id, client) = (id.to_str().unwrap_or_default(), peer.name.as_deref().unwrap_or_default());
+    let milliseconds = arrived.elapsed().as_secs_f64() * 1e3;
+    tracing::debug!(id, route = name, status, milliseconds, client, address = %peer.address, "response begins");
+    response
+}
+
+/// Why nothing is answered any more.
+fn leaving(state: &State) -> Problem {
+    match state.lifecycle.phase.now() {
+        Phase::Dead => health::check_answering(state).expect_err("a dead engine cannot answer"),
+        Phase::Starting | Phase::Loading | Phase::Ready | Phase::Degraded | Phase::Stalled | Phase::Draining => {
+            Problem::Draining
+        }
+    }
+}
+
+/// Checks the head, then hands over to the route.
+async fn admit(
+    state: &Arc<State>,
+    peer: &Peer,
+    request: Request<Incoming>,
+    route: Result<Route, Problem>,
+    arrived: Instant,
+) -> Result<Response<Body>, Problem> {
+    if request.headers().len() > HEADERS_MAX {
+        return Err(Problem::HeadersTooMany);
+    }
+    let (head, body) = request.into_parts();
+    // A browser's preflight carries no token, so `OPTIONS` is answered on the strength of Host and Origin alone.
+    match state.door.check(peer.door, &head) {
+        Err(Problem::Unauthorized) if head.method == Method::OPTIONS => {}
+        checked => checked?,
+    }
+    let route = route?;
+    if peer.door == Doorway::Admin && !route.is_admin() {
+        return Err(unknown(head.uri.path()));
+    }
+    if head.method == Method::OPTIONS {
+        return Ok(options(&route));
+    }
+    let is_read = head.method == Method::GET || head.method == Method::HEAD;
+    match (is_read, route) {
+        (true, Route::Models) => models::list(state),
+        (true, Route::Model(id)) => models::one(state, &id),
+        (true, Route::Live) => Ok(health::live()),
+        (true, Route::Ready) => health::ready(state),
+        (true, Route::Health) => Ok(health::report(state)),
+        (true, Route::Metrics) => Ok(health::metrics(state)),
+        (false, Route::Chat) if head.method == Method::POST => {
+            if !is_json(&head.headers) {
+                return Err(Problem::NotJson);
+            }
+            chat::complete(state, &head, body, arrived).await
+        }
+        (_, route) => Err(Problem::MethodNotAllowed(route.allow())),
+    }
+}
+
+fn options(route: &Route) -> Response<Body> {
+    let mut response = Response::new(Body::whole(Vec::new()));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    headers.insert(ALLOW, HeaderValue::from_static(route.allow()));
+    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(route.allow()));
+    headers.insert(
+        ACCESS_CONTROL_ALLOW_HEADERS,
+        HeaderValue::from_static("authorization, content-type, x-request-id, x-request-timeout"),
+    );
+    response
+}
+
+fn unknown(path: &str) -> Problem {
+    let below = |route: &&&str| path.strip_prefix(**route).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    match UNSERVED.iter().find(below) {
+        Some(route) => Problem::UnservedRoute((*route).to_owned()),
+        None => Problem::UnknownRoute(path.chars().take(PATH_BYTES_SHOWN).collect()),
+    }
+}
+
+/// The client's id if it is one that a log may carry, or a new one.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':');
+    let given = headers.get("x-request-id").filter(|id| {
+        let bytes = id.as_bytes();
+        (1..=REQUEST_ID_BYTES_MAX).contains(&bytes.len()) && bytes.iter().all(is_plain)
+    });
+    given.cloned().unwrap_or_else(|| HeaderValue::from_str(&Uuid::new_v4().to_string()).expect("a UUID is ASCII"))
+}
+
+/// `application/json`, or a type that is JSON by its suffix. A page can send `text/plain` without asking us first (H11).
+fn is_json(headers: &HeaderMap) -> bool {
+    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+/// Percent-decoded, if that is UTF-8.
+fn decode(path: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let [first, after @ ..] = rest {
+        if *first == b'%' {
+            let digits = std::str::from_utf8(after.get(..2)?).ok()?;
+            bytes.push(u8::from_str_radix(digits, 16).ok()?);
+            rest = &after[2..];
+        } else {
+            bytes.push(*first);
+            rest = after;
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_with_a_slash_works_raw_and_encoded() {
+        for path in ["/v1/models/org/name", "/v1/models/org%2Fname", "/v1/models/org%2fname"] {
+            assert_eq!(Route::find(path), Ok(Route::Model("org/name".to_owned())), "{path}");
+        }
+        for path in ["/v1/models/", "/v1/models/%", "/v1/models/%zz", "/v1/models/%ff", "/v1", "", "/health/"] {
+            assert!(matches!(Route::find(path), Err(Problem::UnknownRoute(_))), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_route_of_openais_that_is_not_served_says_so() {
+        for path in ["/v1/embeddings", "/v1/audio/speech", "/openapi.json"] {
+            assert!(matches!(Route::find(path), Err(Problem::UnservedRoute(_))), "{path}");
+        }
+        assert!(matches!(Route::find("/v1/embeddingsx"), Err(Problem::UnknownRoute(_))));
+    }
+
+    #[test]
+    fn a_request_id_is_honoured_only_if_a_log_may_carry_it() {
+        let check = |id: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-request-id", HeaderValue::from_static(id));
+            request_id(&headers) == id
+        };
+        assert!(check("req_1-a.b:c"));
+        assert!(!check("") && !check("a b") && !check("a\"b"));
+        assert!(Uuid::parse_str(request_id(&HeaderMap::new()).to_str().expect("ASCII")).is_ok());
+    }
+
+    #[test]
+    fn h11_only_json_is_json() {
+        let check = |media_type: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+            is_json(&headers)
+        };
+        assert!(
+            check("application/json") && check("Application/JSON; charset=utf-8") && check("application/vnd.x+json")
+        );
+        assert!(
+            !check("text/plain") && !check("") && !check("application/x-www-form-urlencoded") && !check("text/x+json")
+        );
+        assert!(!is_json(&HeaderMap::new()));
+    }
+}

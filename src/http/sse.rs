@@ -1,0 +1,157 @@
+//! A stream of server-sent events: the role first, text as it comes, an end for each answer, usage if asked for, then
+//! `[DONE]`; or, after the first byte, exactly one error event and no `[DONE]`. A comment at every tick of a wall clock
+//! tells the client that we live, also while its job waits.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+
+use crate::api::answer::{ChatChunk, ChunkChoice, Delta, FinishReason, Head, Timings, Usage};
+use crate::http::error::Problem;
+use crate::http::generation::{Generation, Step};
+
+/// Frames between us and a connection that is slower than the engine; then the client is waited for.
+pub(crate) const FRAMES_WAITING_MAX: usize = 32;
+/// What a frame of one token takes, so that a buffer is allocated once.
+const FRAME_BYTES: usize = 512;
+
+/// Writes the stream of one request.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    pub(crate) generation: Generation,
+    pub(crate) head: Head,
+    /// Answers asked for.
+    pub(crate) n: u32,
+    /// A last chunk carries the token counts.
+    pub(crate) include_usage: bool,
+    /// Between two pings.
+    pub(crate) ping: Duration,
+    /// How long one frame may wait for the client.
+    pub(crate) write_stall: Duration,
+}
+
+/// With what a stream begins: headers go out with the first event or the first ping, whichever is first.
+#[derive(Debug)]
+pub(crate) enum Opening {
+    Step(Step),
+    Ping,
+}
+
+impl Stream {
+    /// Runs to the end of the stream, or until the client is gone; either way the generation is dropped then.
+    pub(crate) async fn write(mut self, opening: Opening, frames: mpsc::Sender<Bytes>) {
+        let mut ticks = ticks(self.ping);
+        let mut completion_tokens = 0;
+        let mut told_role = false;
+        let mut next = opening;
+        loop {
+            let mut frame = BytesMut::with_capacity(FRAME_BYTES);
+            let mut is_last = false;
+            match next {
+                Opening::Ping => self.ping_into(&mut frame),
+                Opening::Step(Step::Failed(failure)) => {
+                    frame.extend_from_slice(b"data: ");
+                    frame.extend_from_slice(&Problem::Failed(failure).envelope());
+                    frame.extend_from_slice(b"\n\n");
+                    is_last = true;
+                }
+                Opening::Step(step) => {
+                    if !std::mem::replace(&mut told_role, true) {
+                        self.roles_into(&mut frame);
+                    }
+                    match step {
+                        Step::Text { index, text } => self.text_into(&mut frame, index, &text),
+                        Step::Ended { index, ending } => {
+                            completion_tokens += u64::from(ending.completion_tokens);
+                            self.end_into(&mut frame, index, ending.reason, ending.timings);
+                        }
+                        Step::Done => {
+                            self.done_into(&mut frame, completion_tokens);
+                            is_last = true;
+                        }
+                        Step::Failed(_) => unreachable!("failures are matched above"),
+                    }
+                }
+            }
+            // A client that takes nothing, or has left, ends the stream; dropping the generation cancels its jobs.
+            let sent = tokio::time::timeout(self.write_stall, frames.send(frame.freeze())).await;
+            if is_last || !matches!(sent, Ok(Ok(()))) {
+                return;
+            }
+            next = tokio::select! {
+                biased;
+                () = frames.closed() => return,
+                step = self.generation.next() => Opening::Step(step),
+                _ = ticks.tick() => Opening::Ping,
+            };
+        }
+    }
+
+    fn ping_into(&self, frame: &mut BytesMut) {
+        match self.generation.queue_position() {
+            Some(position) => frame.extend_from_slice(format!(": queued, {position} before this one\n\n").as_bytes()),
+            None => frame.extend_from_slice(b": ping\n\n"),
+        }
+    }
+
+    fn roles_into(&self, frame: &mut BytesMut) {
+        for index in 0..self.n as usize {
+            let delta = Delta { role: Some("assistant"), content: Some("") };
+            self.chunk_into(frame, &[ChunkChoice { index, delta, logprobs: None, finish_reason: None }], None);
+        }
+    }
+
+    fn text_into(&self, frame: &mut BytesMut, index: usize, text: &str) {
+        let delta = Delta { role: None, content: Some(text) };
+        self.chunk_into(frame, &[ChunkChoice { index, delta, logprobs: None, finish_reason: None }], None);
+    }
+
+    fn end_into(&self, frame: &mut BytesMut, index: usize, reason: FinishReason, timings: Timings) {
+        let (delta, finish_reason) = (Delta::default(), Some(reason));
+        self.chunk_into(frame, &[ChunkChoice { index, delta, logprobs: None, finish_reason }], Some(timings));
+    }
+
+    fn done_into(&self, frame: &mut BytesMut, completion_tokens: u64) {
+        if self.include_usage {
+            let usage = Usage::new(u64::from(self.generation.prompt_tokens), completion_tokens);
+            event_into(frame, &ChatChunk { head: &self.head, choices: &[], usage: Some(Some(usage)), timings: None });
+        }
+        frame.extend_from_slice(b"data: [DONE]\n\n");
+    }
+
+    fn chunk_into(&self, frame: &mut BytesMut, choices: &[ChunkChoice<'_>], timings: Option<Timings>) {
+        let usage = self.include_usage.then_some(None);
+        event_into(frame, &ChatChunk { head: &self.head, choices, usage, timings });
+    }
+}
+
+/// One `data:` event. JSON has no line breaks outside strings and escapes those inside, so one line is enough.
+fn event_into<T: Serialize>(frame: &mut BytesMut, value: &T) {
+    frame.extend_from_slice(b"data: ");
+    serde_json::to_writer(Writer(frame), value).expect("chunks are plain data and a buffer takes every byte");
+    frame.extend_from_slice(b"\n\n");
+}
+
+/// A buffer as `io::Write`.
+struct Writer<'a>(&'a mut BytesMut);
+
+impl std::io::Write for Writer<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The wall clock of the pings; a tick that was missed is not caught up.
+fn ticks(every: Duration) -> Interval {
+    let mut ticks = interval_at(Instant::now() + every, every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}

@@ -1,0 +1,11 @@
+//! The edge in one process: real sockets, the real engine thread over a backend that speaks a script, times scaled down.
+//! A test's name carries the id of the guarantee that it shows.
+
+mod chat;
+mod client;
+mod drain;
+mod limits;
+mod overload;
+mod script;
+mod site;
+mod tls;
