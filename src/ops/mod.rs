@@ -2,3 +2,4 @@
 //! and exits. It refuses to know the engine, HTTP's server side and models: a monitor shares nothing with what it watches.
 
 pub mod certs;
+pub mod probe;
