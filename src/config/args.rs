@@ -193,6 +193,12 @@ impl Flags {
         self.0.get(key).map(Vec::as_slice)
     }
 
+    /// The root, when it was given as a flag.
+    #[must_use]
+    pub fn home(&self) -> Option<PathBuf> {
+        self.texts("home")?.first().map(PathBuf::from)
+    }
+
     /// As if `--key text` had been typed.
     #[cfg(test)]
     pub(crate) fn with(mut self, key: &'static str, text: &str) -> Self {

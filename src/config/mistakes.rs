@@ -46,6 +46,20 @@ impl Mistake {
     }
 }
 
+impl Mistake {
+    /// Who said it and what is wrong.
+    #[must_use]
+    pub fn told(&self) -> String {
+        format!("{}: {}", self.origin, self.wrong)
+    }
+
+    /// What would be right.
+    #[must_use]
+    pub fn remedy(&self) -> &str {
+        &self.right
+    }
+}
+
 /// Everything that is wrong; never empty. Exit 78.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistakes(Vec<Mistake>);
@@ -54,6 +68,11 @@ impl Mistakes {
     /// `Err` if there are any.
     pub(crate) fn check(found: Vec<Mistake>) -> Result<(), Self> {
         if found.is_empty() { Ok(()) } else { Err(Self(found)) }
+    }
+
+    /// Each of them, in the order of the report.
+    pub fn iter(&self) -> impl Iterator<Item = &Mistake> {
+        self.0.iter()
     }
 
     /// How many there are.

@@ -2,4 +2,5 @@
 //! and exits. It refuses to know the engine, HTTP's server side and models: a monitor shares nothing with what it watches.
 
 pub mod certs;
+pub mod doctor;
 pub mod probe;
