@@ -6,6 +6,7 @@ pub mod api;
 pub mod config;
 pub mod engine;
 pub mod http;
+pub mod hub;
 pub mod job;
 pub mod kernels;
 pub mod lifecycle;

@@ -2,11 +2,15 @@
 //! folder, and damage done to any of them by seed. The writers share nothing with the readers that they test, so that
 //! a common mistake cannot hide.
 
+// Included by several test binaries, none of which uses all of it.
+#![allow(dead_code)]
+
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 use sanctum_mlx::model::weights::{Checkpoint, Dtype, Representation, Tensor, TextSource, Vocabulary};
 use serde_json::{Value, json};
 
@@ -345,51 +349,63 @@ fn write_weights(source: &Checkpoint, path: &Path, layout: Layout) {
     header.insert("__metadata__".to_owned(), json!({ "format": "mlx" }));
     let mut end = 0;
     for name in source.names() {
-        for (name, dtype, shape, bytes) in parts(name, &source.tensor(name).expect("named above"), layout) {
-            let entry = json!({ "dtype": dtype, "shape": shape, "data_offsets": [end, end + bytes.len()] });
-            end += bytes.len();
+        for (name, kind, shape) in parts(source, name, layout) {
+            let bytes = shape.iter().product::<usize>() * if kind == "F16" { 2 } else { 4 };
+            let entry = json!({ "dtype": kind, "shape": shape, "data_offsets": [end, end + bytes] });
+            end += bytes;
             header.insert(name, entry);
         }
     }
     let header = Value::Object(header).to_string();
     let mut file = BufWriter::new(File::create(path).expect("created"));
-    file.write_all(&(header.len() as u64).to_le_bytes()).expect("written");
-    file.write_all(header.as_bytes()).expect("written");
+    let mut write = |bytes: &[u8]| file.write_all(bytes).expect("written");
+    write(&(header.len() as u64).to_le_bytes());
+    write(header.as_bytes());
     for name in source.names() {
-        for (_, _, _, bytes) in parts(name, &source.tensor(name).expect("named above"), layout) {
-            file.write_all(&bytes).expect("written");
+        match (source.tensor(name).expect("named above"), layout) {
+            (Tensor::Affine { packed, scales, biases, .. }, Layout::Affine) => {
+                [packed, scales, biases].iter().for_each(|bytes| write(bytes));
+            }
+            (tensor, _) => write(&dense(&tensor, layout)),
         }
     }
     file.flush().expect("written");
 }
 
-/// Name, dtype, shape and bytes of what a tensor becomes in the file.
-type Part = (String, &'static str, Vec<usize>, Vec<u8>);
-
-fn parts(name: &str, tensor: &Tensor<'_>, layout: Layout) -> Vec<Part> {
-    if let (Tensor::Affine { shape, bits, group, packed, scales, biases, dtype }, Layout::Affine) = (tensor, layout) {
-        let module = name.trim_end_matches(".weight");
-        let with_columns = |columns: usize| [&shape[..shape.len() - 1], &[columns]].concat();
-        let columns = shape[shape.len() - 1];
-        let (words, groups) = (with_columns(columns * usize::from(*bits) / 32), with_columns(columns / group));
-        let kind = match dtype {
-            Dtype::F32 => "F32",
-            Dtype::F16 => "F16",
-            Dtype::Bf16 => "BF16",
-        };
-        return vec![
-            (name.to_owned(), "U32", words, packed.to_vec()),
-            (format!("{module}.scales"), kind, groups.clone(), scales.to_vec()),
-            (format!("{module}.biases"), kind, groups, biases.to_vec()),
-        ];
+/// Name, dtype and shape of what a tensor becomes in the file, in the order of the data.
+fn parts(source: &Checkpoint, name: &str, layout: Layout) -> Vec<(String, &'static str, Vec<usize>)> {
+    let shape = source.shape_of(name).expect("named by the checkpoint");
+    match (source.representation_of(name).expect("named by the checkpoint"), layout) {
+        (Representation::Affine { bits, group, dtype }, Layout::Affine) => {
+            assert_eq!(dtype, Dtype::F16, "scales of ordinary size stay in half precision");
+            let module = name.trim_end_matches(".weight");
+            let (columns, rows) = shape.split_last().expect("a matrix");
+            let with_columns = |columns: usize| [rows, &[columns]].concat();
+            let groups = with_columns(columns / group);
+            vec![
+                (name.to_owned(), "U32", with_columns(columns * usize::from(bits) / 32)),
+                (format!("{module}.scales"), "F16", groups.clone()),
+                (format!("{module}.biases"), "F16", groups),
+            ]
+        }
+        (_, Layout::F16) => vec![(name.to_owned(), "F16", shape.to_vec())],
+        (_, Layout::F32 | Layout::Affine) => vec![(name.to_owned(), "F32", shape.to_vec())],
     }
+}
+
+fn dense(tensor: &Tensor<'_>, layout: Layout) -> Vec<u8> {
     let mut numbers = vec![0.0; tensor.values()];
     tensor.to_f32(&mut numbers);
-    let (kind, bytes) = match layout {
-        Layout::F16 => ("F16", numbers.iter().flat_map(|number| f16::from_f32(*number).to_le_bytes()).collect()),
-        Layout::F32 | Layout::Affine => ("F32", numbers.iter().flat_map(|number| number.to_le_bytes()).collect()),
-    };
-    vec![(name.to_owned(), kind, tensor.shape().to_vec(), bytes)]
+    if layout != Layout::F16 {
+        let mut bytes = vec![0; 4 * numbers.len()];
+        bytes.as_chunks_mut().0.iter_mut().zip(&numbers).for_each(|(bytes, number)| *bytes = number.to_le_bytes());
+        return bytes;
+    }
+    let mut halves = vec![f16::ZERO; numbers.len()];
+    halves.convert_from_f32_slice(&numbers);
+    let mut bytes = vec![0; 2 * halves.len()];
+    bytes.as_chunks_mut().0.iter_mut().zip(&halves).for_each(|(bytes, half)| *bytes = half.to_le_bytes());
+    bytes
 }
 
 /// What was done to a file.

@@ -1,4 +1,4 @@
-//! The tensor table of a GGUF file: names, shapes, types and where the data lies. After [`read`] every range is inside
+//! The tensor table of a GGUF file: names, shapes, types and where the data lies. After `read` every range is inside
 //! the file, no two overlap, and every shape is worth exactly its range.
 
 use std::collections::HashSet;
