@@ -38,7 +38,7 @@ pub struct Bounds {
 pub struct ChatRequest {
     /// Id or alias of a model.
     pub model: Option<String>,
-    /// The conversation in the shape that templates read.
+    /// The conversation, checked and otherwise as it came.
     pub messages: Vec<Value>,
     /// Tools for the template; absent with `tool_choice: "none"`.
     pub tools: Option<Vec<Value>>,
@@ -106,7 +106,7 @@ impl ChatRequest {
         let Some(list) = fields.list("messages")? else {
             return Err(Invalid::value("messages", "`messages` is required"));
         };
-        let messages = messages::normalise(list, bounds.messages, &mut ignored)?;
+        let messages = messages::check(list, bounds.messages, &mut ignored)?;
         let n = fields.whole("n", 1..=i64::from(bounds.n))?.map_or(1, small);
         let mut request = Self {
             model: fields.text("model")?,

@@ -50,7 +50,6 @@ const H2_STREAMS_MAX: u32 = 100;
 const H2_RESETS_MAX: usize = 20;
 
 /// A connection and all that it needs.
-#[derive(Debug)]
 pub(crate) struct Guest {
     pub(crate) seated: Seated,
     pub(crate) surface: Surface,

@@ -114,6 +114,7 @@ mod tests {
         Door::new(&Listen {
             plain: vec![([192, 168, 1, 5], 1337).into(), ([0, 0, 0, 0], 1337).into()],
             tls: Vec::new(),
+            tls_names: Vec::new(),
             admin: ([127, 0, 0, 1], 0).into(),
             hosts: vec!["Box.Local".to_owned()],
             bearer_token: token.map(str::to_owned),

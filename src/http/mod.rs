@@ -39,7 +39,6 @@ use crate::telemetry::metrics::Metrics;
 use crate::text::Text;
 
 /// What every request may look at. Built once by `app`; shared by all listeners.
-#[derive(Debug)]
 pub struct State {
     /// The way to the inference thread.
     pub engine: Handle,
@@ -62,7 +61,6 @@ pub struct State {
 }
 
 /// A model that is loaded, and how it speaks.
-#[derive(Debug)]
 pub struct Served {
     /// What clients may know about it.
     pub card: ModelCard,
@@ -87,8 +85,6 @@ pub struct ModelCard {
     pub adapter: Option<String>,
     /// Version, revision, quantisation and adapter in one word.
     pub fingerprint: String,
-    /// Token ids that end an answer.
-    pub stop_tokens: Vec<u32>,
     /// From its `generation_config.json`.
     pub defaults: Defaults,
 }

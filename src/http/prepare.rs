@@ -12,7 +12,8 @@ use crate::config::settings::Settings;
 use crate::engine::backend::Capacity;
 use crate::http::error::Problem;
 use crate::http::{Defaults, Served, models};
-use crate::job::{Job, JobId, Limits, Sampling};
+use crate::job::{Failure, Job, JobId, Limits, Sampling};
+use crate::text::TextError;
 
 /// A legal request, ready to be queued.
 #[derive(Debug)]
@@ -55,11 +56,11 @@ pub(crate) fn prepare(
     let prompt = served
         .text
         .prompt(&request.messages, request.tools.as_deref(), &request.template_arguments)
-        .map_err(|error| Invalid::value("messages", error.to_string()))?;
+        .map_err(unspeakable)?;
     check_prompt(&prompt, capacity)?;
     let tokens_max = tokens_max(&request, prompt.len(), capacity, limits.tokens_default)?;
 
-    let mut stop_tokens = if request.ignore_eos { Vec::new() } else { served.card.stop_tokens.clone() };
+    let mut stop_tokens = if request.ignore_eos { Vec::new() } else { served.text.end_ids().to_vec() };
     stop_tokens.extend(&request.stop_token_ids);
     Ok(Prepared {
         prompt,
@@ -88,6 +89,16 @@ impl Prepared {
     }
 }
 
+/// Why there is no prompt: the conversation's fault, or the tokenizer's.
+fn unspeakable(error: TextError) -> Problem {
+    match error {
+        TextError::NoTemplate | TextError::Template(_) | TextError::Empty => {
+            Invalid::value("messages", error.to_string()).into()
+        }
+        TextError::Encode(_) => Failure::Row(error.to_string()).into(),
+    }
+}
+
 /// Token ids come from outside and index the logits (E4).
 fn check_token_ids(request: &ChatRequest, logit_width: u32) -> Result<(), Invalid> {
     let check = |name: &str, highest: Option<u32>| match highest.filter(|id| *id >= logit_width) {
@@ -102,9 +113,6 @@ fn check_token_ids(request: &ChatRequest, logit_width: u32) -> Result<(), Invali
 }
 
 fn check_prompt(prompt: &[u32], capacity: Capacity) -> Result<(), Problem> {
-    if prompt.is_empty() {
-        return Err(Invalid::value("messages", "`messages` render to an empty prompt").into());
-    }
     if let Some(id) = prompt.iter().find(|id| **id >= capacity.logit_width) {
         tracing::error!(id, width = capacity.logit_width, "the tokenizer knows more tokens than the model");
         return Err(Problem::Internal);

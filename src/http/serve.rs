@@ -29,7 +29,6 @@ pub enum Surface {
 }
 
 /// One listener and what it serves.
-#[derive(Debug)]
 pub struct Front {
     /// Bound, listening and non-blocking.
     pub listener: TcpListener,

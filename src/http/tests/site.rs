@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
@@ -18,6 +19,8 @@ use crate::http::{Defaults, Door, ModelCard, Served, State};
 use crate::lifecycle::Lifecycle;
 use crate::telemetry::metrics::Metrics;
 use crate::text::Text;
+use crate::text::template::ChatTemplate;
+use crate::text::tokenizer::Tokenizer;
 
 /// What an assertion about a deadline allows on top of it.
 pub(super) const SLACK: Duration = Duration::from_millis(250);
@@ -43,6 +46,7 @@ pub(super) fn settings() -> Settings {
         listen: Listen {
             plain: Vec::new(),
             tls: Vec::new(),
+            tls_names: Vec::new(),
             admin: (Ipv4Addr::LOCALHOST, 0).into(),
             hosts: Vec::new(),
             bearer_token: None,
@@ -82,7 +86,7 @@ pub(super) async fn site_on(surface: Surface, change: impl FnOnce(&mut Settings)
     let metrics = Arc::new(Metrics::new());
     let state = Arc::new(State {
         engine: engine.handle,
-        served: OnceLock::from(Served { card: card(), text: Arc::new(Text) }),
+        served: OnceLock::from(Served { card: card(), text: Arc::new(text()) }),
         door: Door::new(&settings.listen),
         settings: Arc::new(settings),
         lifecycle,
@@ -109,9 +113,39 @@ fn card() -> ModelCard {
         quantization: "none".to_owned(),
         adapter: None,
         fingerprint: "script-1".to_owned(),
-        stop_tokens: vec![END],
         defaults: Defaults { temperature: Some(0.5), ..Defaults::default() },
     }
+}
+
+/// A real tokenizer in which each byte is a token, and a template that says what the messages say.
+fn text() -> Text {
+    let vocabulary: serde_json::Map<String, Value> =
+        (0..=u8::MAX).map(|byte| (spelled(byte).to_string(), Value::from(byte))).collect();
+    let end = json!({ "id": END, "content": "<|im_end|>", "special": true, "single_word": false, "lstrip": false,
+                      "rstrip": false, "normalized": false });
+    let tokenizer = json!({
+        "version": "1.0", "added_tokens": [end], "truncation": null, "padding": null, "normalizer": null,
+        "pre_tokenizer": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false },
+        "post_processor": null,
+        "decoder": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false },
+        "model": { "type": "BPE", "vocab": vocabulary, "merges": [] }
+    });
+    let tokenizer = Tokenizer::from_json(tokenizer.to_string().as_bytes()).expect("a tokenizer of bytes");
+    let template = "{%- for message in messages -%}\
+        {%- if message.content == 'refuse me' -%}{{ raise_exception('the template refuses') }}{%- endif -%}\
+        {{ message.content }}{%- endfor -%}";
+    let template = ChatTemplate::new(template, Vec::<(String, String)>::new()).expect("a template");
+    Text::new(tokenizer, Some(template), &[END])
+}
+
+/// The character by which byte-level vocabularies write a byte: itself if it is printable, else one above U+0100.
+fn spelled(byte: u8) -> char {
+    let is_plain = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    if is_plain(byte) {
+        return char::from(byte);
+    }
+    let before = (0..byte).filter(|byte| !is_plain(*byte)).count();
+    char::from_u32(0x100 + u32::try_from(before).expect("at most 256")).expect("a letter")
 }
 
 impl Site {
