@@ -141,13 +141,13 @@ pub struct ProbeArgs {
     /// Give up after this many seconds instead of the probe's own limit.
     #[arg(long, global = true, value_name = "SECONDS")]
     pub timeout_seconds: Option<f64>,
-    /// The authority that the server's certificate must chain to [default: `<home>/certs/ca.crt`].
+    /// The authority that the server's certificate must chain to (by default `<home>/certs/ca.crt`).
     #[arg(long, global = true, value_name = "PATH")]
     pub ca: Option<PathBuf>,
-    /// The certificate to show [default: `<home>/certs/clients/default.crt`].
+    /// The certificate to show (by default `<home>/certs/clients/default.crt`).
     #[arg(long, global = true, value_name = "PATH", requires = "key")]
     pub cert: Option<PathBuf>,
-    /// Its key [default: `<home>/certs/clients/default.key`].
+    /// Its key (by default `<home>/certs/clients/default.key`).
     #[arg(long, global = true, value_name = "PATH", requires = "cert")]
     pub key: Option<PathBuf>,
     /// Where things are kept.
