@@ -1,0 +1,179 @@
+//! The bare engine loop: what the runner does without a server around it, with the default model. It prints the memory
+//! bandwidth measured in the same run, so that tokens per second can be read as a share η of what the machine could do.
+//!
+//! `cargo bench --bench decode`. Foreign load moves every figure; the calibration line is printed before and after.
+
+use std::hint::black_box;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use sanctum_mlx::engine::backend::{Backend, Decoded, RowId};
+use sanctum_mlx::job::Sampling;
+use sanctum_mlx::kernels::{Mask, Rope, RopeScaling, attention, rms_norm};
+use sanctum_mlx::mlx::{self, Array, eval, from_f32, from_tokens};
+use sanctum_mlx::model::registry::check;
+use sanctum_mlx::model::weights::Checkpoint;
+use sanctum_mlx::runner::{Runner, RunnerSettings};
+
+/// Tokens decoded per sample.
+const DECODE_TOKENS: usize = 48;
+/// Samples of each figure; the median is told, and the best.
+const SAMPLES: usize = 5;
+/// Floats read for the bandwidth: far more than any cache holds.
+const BANDWIDTH_FLOATS: usize = 96 << 20;
+
+fn main() {
+    let folder = std::env::var_os("SANCTUM_MLX_HOME").map(PathBuf::from);
+    let home = folder.or_else(|| std::env::home_dir().map(|home| home.join(".sanctum-mlx"))).expect("a home folder");
+    let checkpoint = Checkpoint::open(&home.join("models/default")).expect("the default model; run scripts/setup");
+    let bandwidth = bandwidth();
+    println!("memory bandwidth           {bandwidth:8.1} GB/s, all threads reading");
+
+    let plan = check(&checkpoint).expect("supported");
+    let begun = Instant::now();
+    let mut runner = Runner::load(&checkpoint, &plan, RunnerSettings { rows_max: 2 }, &|_| {}).expect("loads");
+    let weights = mlx::gauges().expect("gauges").active_bytes as f64;
+    println!("load and warm-up           {:8.2} s", begun.elapsed().as_secs_f64());
+    println!("weights in memory          {:8.1} MB, as {:?} computes", weights / 1e6, mlx::device());
+    let limit = 1.3 * weights / 1e6 + 150.0;
+    println!("peak of the process        {:8.1} MB, of {limit:.1} allowed", peak_process_bytes() / 1e6);
+    println!("prefill chunk              {:8} tokens", runner.capacity().prefill_chunk_tokens);
+
+    for tokens in [128, 512] {
+        let rates = samples(|| tokens as f64 / prefill(&mut runner, tokens).as_secs_f64());
+        println!("prefill {tokens:4}               {:8.1} tokens/s, best {:.1}", rates.0, rates.1);
+    }
+    for (name, sampling) in [("greedy", Sampling::greedy()), ("drawn ", drawn())] {
+        let rates = samples(|| DECODE_TOKENS as f64 / decode(&mut runner, &sampling).as_secs_f64());
+        let eta = rates.0 * weights / (bandwidth * 1e9);
+        println!("decode, {name}             {:8.2} tokens/s, best {:.2}, η {eta:.2}", rates.0, rates.1);
+    }
+    drop(runner);
+    let model = plan.load(&checkpoint, &|_| {}).expect("loads");
+    let mut caches = model.caches();
+    eval([&model.forward(&from_tokens(&[1; 16]), &mut caches).expect("runs")]).expect("runs");
+    let host = samples(|| {
+        let mut caches = model.caches();
+        let begun = Instant::now();
+        black_box(model.forward(&from_tokens(&[1]), &mut caches).expect("builds"));
+        begun.elapsed().as_secs_f64() * 1e6
+    });
+    println!("graph of one step, host    {:8.0} µs", host.0);
+    operations();
+    println!("memory bandwidth, after    {:8.1} GB/s", self::bandwidth());
+}
+
+/// Settings that use every part of sampling.
+fn drawn() -> Sampling {
+    Sampling { temperature: 0.8, top_p: 0.95, top_k: 40, repetition_penalty: 1.1, seed: 1, ..Sampling::greedy() }
+}
+
+/// Median and highest.
+fn samples(mut sample: impl FnMut() -> f64) -> (f64, f64) {
+    let mut all: Vec<f64> = (0..SAMPLES).map(|_| sample()).collect();
+    all.sort_by(f64::total_cmp);
+    (all[SAMPLES / 2], all[SAMPLES - 1])
+}
+
+fn prompt(tokens: usize) -> Vec<u32> {
+    (0..tokens).map(|at| (at * 7919 % 40_000) as u32).collect()
+}
+
+fn prefill(runner: &mut Runner, tokens: usize) -> Duration {
+    let row = RowId(1);
+    runner.open(row, &prompt(tokens), &Sampling::greedy());
+    let chunk = runner.capacity().prefill_chunk_tokens;
+    let begun = Instant::now();
+    while runner.prefill(row, chunk).expect("runs") > 0 {}
+    let took = begun.elapsed();
+    runner.close(row);
+    took
+}
+
+fn decode(runner: &mut Runner, sampling: &Sampling) -> Duration {
+    let row = RowId(1);
+    runner.open(row, &prompt(32), sampling);
+    while runner.prefill(row, 32).expect("runs") > 0 {}
+    runner.decode(&[row]).expect("runs");
+    let begun = Instant::now();
+    for _ in 0..DECODE_TOKENS {
+        let decoded = runner.decode(&[row]).expect("runs");
+        assert!(matches!(decoded.as_slice(), [Decoded::Token(_)]));
+    }
+    let took = begun.elapsed();
+    runner.close(row);
+    took
+}
+
+/// The choices of `kernels` against MLX's fast operations, in the shapes of a decoded token and of a prefill chunk.
+fn operations() {
+    for length in [1, 32] {
+        let values = |count: usize| (0..count).map(|at| (at % 89) as f32 / 44.0 - 1.0).collect::<Vec<_>>();
+        let x = from_f32(&values(length * 576), &[1, length, 576]);
+        let weight = from_f32(&values(576), &[576]);
+        let rotated = from_f32(&values(12 * length * 64), &[1, 12, length, 64]);
+        let q = from_f32(&values(9 * length * 64), &[1, 9, length, 64]);
+        let k = from_f32(&values(3 * (200 + length) * 64), &[1, 3, 200 + length, 64]);
+        let (rope, mask) = (Rope::new(64, 100_000.0, RopeScaling::None, false), Mask::causal(200, length));
+        let angles = rope.angles(200, length);
+        let causal = || (length > 1).then_some(mlx_rs::fast::ScaledDotProductAttentionMask::Causal);
+        let ours: [(&str, f64); 3] = [
+            ("rms_norm", microseconds(|| rms_norm(&x, &weight, 1e-5).expect("fits"))),
+            ("rope", microseconds(|| rope.rotate(&rotated, &angles).expect("fits"))),
+            ("attention", microseconds(|| attention(&q, &k, &k, 0.125, &mask).expect("fits"))),
+        ];
+        let fast = [
+            microseconds(|| mlx_rs::fast::rms_norm(&x, Some(&weight), 1e-5).expect("fits")),
+            microseconds(|| mlx_rs::fast::rope(&rotated, 64, false, 1e5, 1.0, 200, None).expect("fits")),
+            microseconds(|| {
+                mlx_rs::fast::scaled_dot_product_attention(&q, &k, &k, 0.125, causal(), None).expect("fits")
+            }),
+        ];
+        for ((name, ours), fast) in ours.into_iter().zip(fast) {
+            println!("{name:<10} of {length:2} tokens    {ours:8.1} µs here, {fast:.1} µs by MLX's fast operation");
+        }
+    }
+}
+
+/// Of one operation, as part of an evaluation of many: the best of the samples.
+fn microseconds(operation: impl Fn() -> Array) -> f64 {
+    const TIMES: usize = 50;
+    let sample = || {
+        let results: Vec<Array> = (0..TIMES).map(|_| operation()).collect();
+        let begun = Instant::now();
+        eval(&results).expect("runs");
+        begun.elapsed().as_secs_f64() * 1e6 / TIMES as f64
+    };
+    (0..4 * SAMPLES).map(|_| sample()).fold(f64::INFINITY, f64::min)
+}
+
+/// Gigabytes a second that all threads together read: the best of the samples.
+fn bandwidth() -> f64 {
+    let floats = vec![1.0_f32; BANDWIDTH_FLOATS];
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let part = BANDWIDTH_FLOATS / threads;
+    let sample = || {
+        let begun = Instant::now();
+        std::thread::scope(|scope| {
+            for floats in floats.chunks(part) {
+                scope.spawn(|| {
+                    // Sixty-four sums at once, so that additions never wait for each other.
+                    let mut sums = [0.0_f32; 64];
+                    for chunk in floats.as_chunks::<64>().0 {
+                        sums.iter_mut().zip(chunk).for_each(|(sum, float)| *sum += float);
+                    }
+                    black_box(sums);
+                });
+            }
+        });
+        (floats.len() * 4) as f64 / begun.elapsed().as_secs_f64() / 1e9
+    };
+    (0..SAMPLES).map(|_| sample()).fold(0.0, f64::max)
+}
+
+/// The most that the process ever had in memory; 0 where the system does not say so in a file.
+fn peak_process_bytes() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<f64>().ok()).unwrap_or(0.0) * 1024.0
+}
