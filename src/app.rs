@@ -1,0 +1,58 @@
+//! The composition root: the only module that sees every layer. It owns which command does what and which exit code
+//! tells it; the way `serve` comes up and goes down is in its submodules.
+
+mod announce;
+mod loading;
+mod serve;
+mod shutdown;
+
+use std::ffi::OsString;
+
+use crate::config::args::{self, Cli, Command, PullArgs};
+use crate::hub::{self, Access, ModelName};
+use crate::lifecycle::exit::ExitCode;
+use crate::ops;
+
+/// Runs one command line to its end and returns the exit code; `serve` does not return when it was started.
+#[must_use]
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> i32 {
+    match args::parse(arguments) {
+        Ok(Cli { command }) => dispatch(&command),
+        Err(refusal) => {
+            // A closed stdout or stderr leaves nobody to tell.
+            let _ = refusal.print();
+            i32::from(args::exit_code(&refusal))
+        }
+    }
+}
+
+fn dispatch(command: &Command) -> i32 {
+    match command {
+        Command::Serve(args) => serve::run(args) as i32,
+        Command::Pull(args) => told(pull(args)),
+        Command::Certs(args) => told(ops::certs::run(args)),
+        Command::Probe(args) => ops::probe::run(args) as i32,
+        Command::Doctor(args) => match ops::doctor::run(args) {
+            Ok(can_start) => i32::from(!can_start),
+            Err(error) => told(Err(error)),
+        },
+    }
+}
+
+fn pull(args: &PullArgs) -> anyhow::Result<()> {
+    let name = ModelName::parse(&args.name)?;
+    let path = Access::from_env()?.pull(&name, hub::on_stderr().as_mut())?;
+    println!("{}", path.display());
+    Ok(())
+}
+
+/// One line on stderr for what went wrong; the code says that the asker can mend it.
+fn told(outcome: anyhow::Result<()>) -> i32 {
+    match outcome {
+        Ok(()) => ExitCode::Done as i32,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::Config as i32
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! How `serve` comes up: signals and exit first, then everything that can be wrong, then the sockets, then the model. It
+//! owns this order (a mistake is told before anything is bound; a socket that listens says 503 until a real token was
+//! generated) and hands the way down to `shutdown`.
+
+use std::net::TcpListener;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{Builder, Runtime};
+use tokio_util::task::TaskTracker;
+
+use crate::app::announce::{Bound, StateFile};
+use crate::app::loading::{self, Opened};
+use crate::app::shutdown::{self, Going};
+use crate::config::args::ServeArgs;
+use crate::config::settings::Settings;
+use crate::config::sources::Sources;
+use crate::config::{home, resolve, show};
+use crate::engine::{Engine, EngineSettings, StartFailure};
+use crate::http::seats::Seats;
+use crate::http::serve::{Front, Surface};
+use crate::http::tls::TlsFiles;
+use crate::http::{self, Door, State};
+use crate::lifecycle::Lifecycle;
+use crate::lifecycle::exit::{ExitCode, Order};
+use crate::lifecycle::phase::Phase;
+use crate::lifecycle::signal::{self, DrainLimits};
+use crate::lifecycle::stall::StallLimits;
+use crate::lifecycle::watch::{self, WatchSettings};
+use crate::ops::certs;
+use crate::platform::signals::{self, BlockedSignals};
+use crate::platform::{host, rlimits};
+use crate::telemetry::logs::{self, Format};
+use crate::telemetry::metrics::Metrics;
+
+/// After the drain deadline, the process is forced to end this much later.
+const EXIT_GRACE: Duration = Duration::from_secs(1);
+/// The public runtime's ticker, by which the watch thread sees blocked workers; twice a second costs an idle machine
+/// nothing that it would notice.
+const RUNTIME_TICK: Duration = Duration::from_millis(500);
+/// Most workers of the public runtime: it parses and writes, and the cores are the model's.
+const WORKERS_MAX: usize = 4;
+/// Open files besides connections: libraries, model files, logs, listeners.
+const FILES_BESIDE_CONNECTIONS: u64 = 64;
+/// Asked of the system at start.
+const OPEN_FILES_WANTED: u64 = 4_096;
+
+/// Why `serve` did not come up.
+struct Refusal {
+    code: ExitCode,
+    /// One line on stderr.
+    what: String,
+}
+
+impl Refusal {
+    fn config(what: impl ToString) -> Self {
+        Self { code: ExitCode::Config, what: what.to_string() }
+    }
+
+    fn system(what: impl ToString) -> Self {
+        Self { code: ExitCode::OsError, what: what.to_string() }
+    }
+}
+
+/// Runs `serve`; returns only when it did not come up, or for `--check`.
+pub(super) fn run(args: &ServeArgs) -> ExitCode {
+    let resolved = match resolve::resolve(&Sources::of_process(&args.flags)) {
+        Ok(resolved) => resolved,
+        Err(mistakes) => {
+            eprintln!("{mistakes}");
+            return ExitCode::Config;
+        }
+    };
+    for warning in &resolved.warnings {
+        eprintln!("warning: {warning}");
+    }
+    if args.check {
+        let text = if args.json { show::json(&resolved) } else { show::table(&resolved) };
+        println!("{text}");
+        return ExitCode::Done;
+    }
+    match start(resolved.settings) {
+        Ok(never) => match never {},
+        Err(Refusal { code, what }) => {
+            eprintln!("error: {what}");
+            code
+        }
+    }
+}
+
+/// What `start` would return if it returned.
+enum Never {}
+
+fn start(settings: Settings) -> Result<Never, Refusal> {
+    // Before the first thread, so that every thread inherits the mask.
+    let blocked = signals::block();
+    home::prepare(&settings.home).map_err(Refusal::config)?;
+    let settings = Arc::new(settings);
+    let lifecycle = Lifecycle::new();
+    let state_file = StateFile::at(&settings.home);
+    start_threads(blocked, &settings, &lifecycle, &state_file)?;
+
+    let opened = loading::open(&settings).map_err(|error| Refusal::config(format!("{error:#}")))?;
+    let tls = prepare_tls(&settings)?;
+    raise_open_files(&settings)?;
+    let (bound, listeners) = bind(&settings)?;
+    lifecycle.phase.advance(Phase::Loading);
+    eprintln!("{}", bound.listening());
+
+    let public = public_runtime().map_err(Refusal::system)?;
+    let engine = start_engine(&settings, &lifecycle, &opened, &public)?;
+    let metrics = Arc::new(Metrics::new());
+    let state = Arc::new(State {
+        engine: engine.handle.clone(),
+        served: OnceLock::new(),
+        lifecycle: Arc::clone(&lifecycle),
+        settings: Arc::clone(&settings),
+        metrics: Arc::clone(&metrics),
+        instance: uuid::Uuid::new_v4().to_string(),
+        started: Instant::now(),
+        streams: TaskTracker::new(),
+        door: Door::new(&settings.listen),
+    });
+    http::admin::spawn(listeners.admin, Arc::clone(&state)).map_err(Refusal::system)?;
+    let seats = Seats::new(settings.limits.connections, settings.limits.half_handshakes, metrics);
+    public.spawn(http::tick::run(Arc::clone(&state)));
+    let fronts = surfaces(listeners.public, tls)
+        .map(|(listener, surface)| Front { listener, surface, seats: Arc::clone(&seats), state: Arc::clone(&state) })
+        .map(|front| public.spawn(serve_front(front)))
+        .collect();
+    let watcher = Builder::new_current_thread().enable_all().build().map_err(Refusal::system)?;
+    let drain = settings.times.drain;
+    watcher.block_on(async {
+        let Engine { handle, started, ended } = engine;
+        tokio::spawn(async move {
+            let outcome = started.await.unwrap_or_else(|_| Err(StartFailure::Device("the thread is gone".to_owned())));
+            finish_start(outcome.map(|_| ()), &opened, &state, &bound, &state_file);
+        });
+        shutdown::follow(Going { lifecycle, drain, fronts, engine: handle, engine_ended: ended }).await;
+        // The exit thread has its order; it ends the process from here.
+        std::future::pending::<Result<Never, Refusal>>().await
+    })
+}
+
+fn start_threads(
+    blocked: BlockedSignals,
+    settings: &Settings,
+    lifecycle: &Arc<Lifecycle>,
+    state_file: &StateFile,
+) -> Result<(), Refusal> {
+    let logs = logs::start(if settings.log_json { Format::Json } else { Format::Text });
+    let state_file = state_file.clone();
+    let flush = move || {
+        state_file.remove();
+        drop(logs);
+    };
+    lifecycle.exit.start(flush).map_err(Refusal::system)?;
+    let times = settings.times;
+    let limits = DrainLimits { drain: times.drain, exit_grace: EXIT_GRACE };
+    signal::start(blocked, limits, Arc::clone(lifecycle)).map_err(Refusal::system)?;
+    let stall =
+        StallLimits { degraded: times.stall_degraded, unready: times.stall_unready, dead: times.stall_dead };
+    let watch = WatchSettings { tick: times.watch, runtime_tick: RUNTIME_TICK, stall };
+    watch::start(watch, Arc::clone(lifecycle)).map_err(Refusal::system)?;
+    Ok(())
+}
+
+/// The certificates, made where there are none, and what TLS makes of them.
+fn prepare_tls(settings: &Settings) -> Result<Option<Arc<rustls::ServerConfig>>, Refusal> {
+    let Some(address) = settings.listen.tls.first() else { return Ok(None) };
+    let made = certs::ensure(&settings.home, &settings.listen.tls_names).map_err(|error| Refusal::config(format!("{error:#}")))?;
+    if let Some(speech) = made.speech(&format!("https://localhost:{}", address.port())) {
+        eprintln!("{speech}");
+    }
+    let files = TlsFiles::under(&settings.home);
+    http::tls::server_config(&files, host::user_id()).map(Some).map_err(Refusal::config)
+}
+
+fn raise_open_files(settings: &Settings) -> Result<(), Refusal> {
+    let needed = settings.limits.connections as u64 + FILES_BESIDE_CONNECTIONS;
+    let open = rlimits::raise_open_files(OPEN_FILES_WANTED.max(needed)).map_err(Refusal::system)?;
+    if open < needed {
+        return Err(Refusal::config(format!(
+            "connections: {} connections need {needed} open files and the system allows {open}; raise its limit or \
+             lower the setting",
+            settings.limits.connections
+        )));
+    }
+    Ok(())
+}
+
+struct Listeners {
+    /// With whether TLS is spoken on it.
+    public: Vec<(TcpListener, bool)>,
+    admin: TcpListener,
+}
+
+/// Binds every address; the first that fails is told (exit 71).
+fn bind(settings: &Settings) -> Result<(Bound, Listeners), Refusal> {
+    let listen = &settings.listen;
+    let one = |address| http::listener::bind(address).map_err(Refusal::system);
+    let many = |addresses: &[_]| addresses.iter().map(|address| one(*address)).collect::<Result<Vec<_>, _>>();
+    let local = |listener: &TcpListener| listener.local_addr().map_err(Refusal::system);
+    let (plain, tls, admin) = (many(&listen.plain)?, many(&listen.tls)?, one(listen.admin)?);
+    let bound = Bound {
+        plain: plain.iter().map(local).collect::<Result<_, _>>()?,
+        tls: tls.iter().map(local).collect::<Result<_, _>>()?,
+        admin: local(&admin)?,
+    };
+    let plain = plain.into_iter().map(|listener| (listener, false));
+    let public = plain.chain(tls.into_iter().map(|listener| (listener, true))).collect();
+    Ok((bound, Listeners { public, admin }))
+}
+
+fn surfaces(
+    listeners: Vec<(TcpListener, bool)>,
+    tls: Option<Arc<rustls::ServerConfig>>,
+) -> impl Iterator<Item = (TcpListener, Surface)> {
+    listeners.into_iter().map(move |(listener, encrypted)| match (&tls, encrypted) {
+        (Some(config), true) => (listener, Surface::Tls(Arc::clone(config))),
+        _ => (listener, Surface::Plain),
+    })
+}
+
+async fn serve_front(front: Front) {
+    if let Err(error) = http::serve::serve(front).await {
+        tracing::error!(%error, "a listener ended");
+    }
+}
+
+fn public_runtime() -> std::io::Result<Runtime> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    Builder::new_multi_thread()
+        .worker_threads(cores.min(WORKERS_MAX))
+        .thread_name("worker")
+        .enable_all()
+        .build()
+}
+
+/// Starts the inference thread on the opened model, behind the faults that were asked for.
+fn start_engine(
+    settings: &Settings,
+    lifecycle: &Arc<Lifecycle>,
+    opened: &Opened,
+    public: &Runtime,
+) -> Result<Engine, Refusal> {
+    let limits = settings.limits;
+    let engine_settings = EngineSettings { queue_jobs_max: limits.queue_jobs, rows_max: limits.rows };
+    tracing::info!(model = opened.card.id, "loading");
+    #[cfg(feature = "fault")]
+    let loader = {
+        let faults = loading::asked_for(settings).map_err(Refusal::config)?;
+        opened.faulty_loader(limits.rows, faults, public.handle().clone())
+    };
+    #[cfg(not(feature = "fault"))]
+    let loader = {
+        let _ = public;
+        opened.loader(limits.rows)
+    };
+    Engine::start(engine_settings, Arc::clone(lifecycle), loader).map_err(Refusal::system)
+}
+
+/// The engine is ready or is not; both are told, and the second ends the process.
+fn finish_start(
+    outcome: Result<(), StartFailure>,
+    opened: &Opened,
+    state: &State,
+    bound: &Bound,
+    state_file: &StateFile,
+) {
+    match outcome {
+        Ok(()) => {
+            assert!(state.served.set(opened.served()).is_ok(), "set once, here");
+            if let Err(error) = state_file.write(bound, &opened.card.id) {
+                tracing::warn!(%error, "state/serve.json cannot be written");
+            }
+            eprintln!("ready: {} on {}", opened.card.id, bound.listening());
+        }
+        Err(StartFailure::Model(what)) => {
+            eprintln!("error: {what}");
+            state.lifecycle.exit.give(Order::Now(ExitCode::Config));
+        }
+        Err(StartFailure::Device(what)) => {
+            eprintln!("error: {what}");
+            state.lifecycle.exit.give(Order::Now(ExitCode::EngineDead));
+        }
+    }
+}

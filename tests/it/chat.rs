@@ -1,0 +1,86 @@
+//! The main job on the real default model: a question is answered correctly over plain HTTP and mutual TLS, whole and
+//! streamed, from the GGUF file and from a safetensors folder made of it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sanctum_mlx::client::{Client, Identity};
+use serde_json::{Value, json};
+
+use crate::support::models;
+use crate::support::server::{Running, Server};
+
+const QUESTION: &str = "What is the capital of France? Answer in one sentence.";
+const ANSWER: &str = "The capital of France is Paris.";
+
+fn identity(running: &Running) -> Identity {
+    let certs = running.home().join("certs");
+    let client = certs.join("clients");
+    Identity {
+        ca: certs.join("ca.crt"),
+        certificate: client.join("default.crt"),
+        key: client.join("default.key"),
+    }
+}
+
+fn body(stream: bool) -> Value {
+    json!({
+        "messages": [{"role": "user", "content": QUESTION}],
+        "temperature": 0,
+        "max_tokens": 64,
+        "stream": stream,
+        "stream_options": {"include_usage": true},
+    })
+}
+
+/// The answer of a whole response and of a stream, which must say the same.
+fn ask(client: &Client) -> String {
+    let mut request = body(false);
+    request.as_object_mut().expect("an object").remove("stream_options");
+    let whole: Value = client.post("/v1/chat/completions", &request).expect("an answer").json().expect("JSON");
+    let choice = &whole["choices"][0];
+    assert_eq!(choice["finish_reason"], "stop", "{whole}");
+    let mut streamed = String::new();
+    let mut usage = Value::Null;
+    for event in client.stream("/v1/chat/completions", &body(true)).expect("a stream") {
+        let sanctum_mlx::client::sse::Event::Data(data) = event.expect("a well-formed event") else { continue };
+        if data == "[DONE]" {
+            break;
+        }
+        let chunk: Value = serde_json::from_str(&data).expect("JSON");
+        if let Some(text) = chunk["choices"][0]["delta"]["content"].as_str() {
+            streamed.push_str(text);
+        }
+        if !chunk["usage"].is_null() {
+            usage = chunk["usage"].clone();
+        }
+    }
+    let text = choice["message"]["content"].as_str().expect("text").to_owned();
+    assert_eq!(streamed, text, "streamed and whole say the same");
+    assert_eq!(usage["completion_tokens"], whole["usage"]["completion_tokens"]);
+    assert_eq!(usage["prompt_tokens"], whole["usage"]["prompt_tokens"]);
+    text
+}
+
+fn answers_paris_everywhere(model: &Path) {
+    let running = Server::new(model).ready();
+    let limit = Duration::from_secs(120);
+    let plain = Client::new(&format!("http://{}", running.plain()), None, limit).expect("a client");
+    assert_eq!(ask(&plain), ANSWER);
+    let url = format!("https://localhost:{}", running.tls().port());
+    let tls = Client::new(&url, Some(&identity(&running)), limit).expect("a client");
+    assert_eq!(ask(&tls), ANSWER);
+}
+
+#[test]
+fn the_default_model_answers_paris_plain_and_tls_streamed_and_whole() {
+    answers_paris_everywhere(&models::default_model());
+}
+
+#[test]
+fn a_safetensors_folder_of_the_default_model_answers_the_same() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let path: PathBuf = folder.path().join("model");
+    models::safetensors_of_default(&path);
+    answers_paris_everywhere(&path);
+}
