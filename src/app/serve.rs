@@ -158,8 +158,7 @@ fn start_threads(
     let times = settings.times;
     let limits = DrainLimits { drain: times.drain, exit_grace: EXIT_GRACE };
     signal::start(blocked, limits, Arc::clone(lifecycle)).map_err(Refusal::system)?;
-    let stall =
-        StallLimits { degraded: times.stall_degraded, unready: times.stall_unready, dead: times.stall_dead };
+    let stall = StallLimits { degraded: times.stall_degraded, unready: times.stall_unready, dead: times.stall_dead };
     let watch = WatchSettings { tick: times.watch, runtime_tick: RUNTIME_TICK, stall };
     watch::start(watch, Arc::clone(lifecycle)).map_err(Refusal::system)?;
     Ok(())
@@ -168,7 +167,8 @@ fn start_threads(
 /// The certificates, made where there are none, and what TLS makes of them.
 fn prepare_tls(settings: &Settings) -> Result<Option<Arc<rustls::ServerConfig>>, Refusal> {
     let Some(address) = settings.listen.tls.first() else { return Ok(None) };
-    let made = certs::ensure(&settings.home, &settings.listen.tls_names).map_err(|error| Refusal::config(format!("{error:#}")))?;
+    let made = certs::ensure(&settings.home, &settings.listen.tls_names)
+        .map_err(|error| Refusal::config(format!("{error:#}")))?;
     if let Some(speech) = made.speech(&format!("https://localhost:{}", address.port())) {
         eprintln!("{speech}");
     }
@@ -230,11 +230,7 @@ async fn serve_front(front: Front) {
 
 fn public_runtime() -> std::io::Result<Runtime> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    Builder::new_multi_thread()
-        .worker_threads(cores.min(WORKERS_MAX))
-        .thread_name("worker")
-        .enable_all()
-        .build()
+    Builder::new_multi_thread().worker_threads(cores.min(WORKERS_MAX)).thread_name("worker").enable_all().build()
 }
 
 /// Starts the inference thread on the opened model, behind the faults that were asked for.

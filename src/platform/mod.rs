@@ -2,9 +2,9 @@
 //! not offer; it refuses to know anything else of ours. One of the three places where `unsafe` may stand.
 
 pub mod clock;
-pub mod mapping;
 pub mod files;
 pub mod host;
+pub mod mapping;
 pub mod process;
 pub mod rlimits;
 pub mod signals;

@@ -16,11 +16,7 @@ const ANSWER: &str = "The capital of France is Paris.";
 fn identity(running: &Running) -> Identity {
     let certs = running.home().join("certs");
     let client = certs.join("clients");
-    Identity {
-        ca: certs.join("ca.crt"),
-        certificate: client.join("default.crt"),
-        key: client.join("default.key"),
-    }
+    Identity { ca: certs.join("ca.crt"), certificate: client.join("default.crt"), key: client.join("default.key") }
 }
 
 fn body(stream: bool) -> Value {
@@ -81,6 +77,6 @@ fn the_default_model_answers_paris_plain_and_tls_streamed_and_whole() {
 fn a_safetensors_folder_of_the_default_model_answers_the_same() {
     let folder = tempfile::TempDir::new().expect("a folder");
     let path: PathBuf = folder.path().join("model");
-    models::safetensors_of_default(&path);
+    models::convert(&models::default_gguf(), &path, models::Layout::F32);
     answers_paris_everywhere(&path);
 }

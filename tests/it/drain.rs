@@ -6,9 +6,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::support::http::{Connection, chat};
-use crate::support::models::tiny;
 use crate::support::server::Server;
-use crate::support::{SLACK, eventually, tell_trials, trials};
+use crate::support::{SLACK, eventually, tell_trials, tiny, trials};
 
 #[test]
 fn l1_both_listeners_refuse_at_once_after_a_termination() {

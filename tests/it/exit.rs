@@ -5,9 +5,8 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use crate::support::http::{Connection, chat};
-use crate::support::models::tiny;
 use crate::support::server::{Ended, Running, Server};
-use crate::support::{SLACK, eventually, tell_trials, trials};
+use crate::support::{SLACK, eventually, tell_trials, tiny, trials};
 
 /// D of the tests.
 const DRAIN: Duration = Duration::from_secs(1);

@@ -4,9 +4,8 @@
 use std::time::{Duration, Instant};
 
 use crate::support::http::{Connection, chat};
-use crate::support::models::tiny;
 use crate::support::server::{Running, Server};
-use crate::support::{SLACK, eventually, tell_trials};
+use crate::support::{SLACK, eventually, tell_trials, tiny};
 
 fn status(running: &Running, path: &str) -> u16 {
     running.connect().get(path).expect("an answer").status

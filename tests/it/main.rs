@@ -3,6 +3,7 @@
 
 mod support;
 
+mod chat;
 mod drain;
 mod exit;
 mod health;

@@ -47,7 +47,7 @@ fn a_gguf_file_tells_its_configuration_as_hugging_face_does() {
     let checkpoint = Checkpoint::open(folder.path()).expect("sound");
     let expected = json!({
         "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 96, "max_position_embeddings": 512,
+        "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 96, "max_position_embeddings": 131072,
         "vocab_size": 264, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "hidden_act": "silu",
         "tie_word_embeddings": true, "attention_bias": false, "mlp_bias": false, "rope_scaling": null,
         "bos_token_id": 1, "eos_token_id": 2,
@@ -57,7 +57,7 @@ fn a_gguf_file_tells_its_configuration_as_hugging_face_does() {
     assert_eq!(checkpoint.shape_of("model.embed_tokens.weight"), Some(&[264, 64][..]));
     assert_eq!(checkpoint.shape_of("model.layers.1.mlp.down_proj.weight"), Some(&[64, 96][..]));
     assert_eq!(checkpoint.stop_tokens(), [2]);
-    assert_eq!(checkpoint.context_tokens(), 512);
+    assert_eq!(checkpoint.context_tokens(), 131_072);
     let q = checkpoint.representation_of("model.layers.0.self_attn.q_proj.weight");
     assert_eq!(q, Some(Representation::Affine { bits: 4, group: 32, dtype: Dtype::F16 }));
     assert!(open_tensor_error(&checkpoint).contains("tensor \"lm_head.weight\": expected, not found"));

@@ -43,12 +43,14 @@ impl Answer {
     }
 }
 
-/// The body of a chat request.
+/// The body of a chat request whose answer does not end by itself: the tiny model's two tokens that end a text are
+/// biased away.
 pub fn chat(question: &str, tokens_max: u32, stream: bool) -> String {
     serde_json::json!({
         "messages": [{"role": "user", "content": question}],
         "max_tokens": tokens_max,
         "temperature": 0,
+        "logit_bias": {"0": -100, "2": -100},
         "stream": stream,
     })
     .to_string()

@@ -1,8 +1,11 @@
 //! What the process tests share: a server under test, a socket that speaks HTTP byte by byte, waiting with a deadline.
 
 pub mod http;
+pub mod models;
 pub mod server;
 
+use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 /// How late a deadline row may be observed, by the rule of the guarantees.
@@ -34,4 +37,14 @@ pub fn tell_trials(row: &str, run: usize, promised: usize) {
 /// Trials of a row: the test tier's number, or what `SANCTUM_MLX_TRIALS` says (`scripts/deep`).
 pub fn trials(test_tier: usize) -> usize {
     std::env::var("SANCTUM_MLX_TRIALS").ok().and_then(|text| text.parse().ok()).unwrap_or(test_tier)
+}
+
+/// A tiny llama with random weights as a GGUF file, written once for all tests of a process.
+pub fn tiny() -> PathBuf {
+    static TINY: LazyLock<PathBuf> = LazyLock::new(|| {
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("tiny-{}.gguf", std::process::id()));
+        std::fs::write(&path, models::tiny_gguf(1).0).expect("the folder of the tests is writable");
+        path
+    });
+    TINY.clone()
 }

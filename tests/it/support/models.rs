@@ -14,6 +14,14 @@ use half::slice::HalfFloatSliceExt;
 use sanctum_mlx::model::weights::{Checkpoint, Dtype, Representation, Tensor, TextSource, Vocabulary};
 use serde_json::{Value, json};
 
+/// The default model's file.
+pub fn default_gguf() -> PathBuf {
+    let folder = default_model();
+    let files = std::fs::read_dir(&folder).expect("a folder that was made by scripts/setup");
+    let mut paths = files.filter_map(|entry| Some(entry.ok()?.path()));
+    paths.find(|path| path.extension().is_some_and(|end| end == "gguf")).expect("a .gguf file; run scripts/setup")
+}
+
 /// Where the default model is: `<home>/models/default`, as `scripts/setup` leaves it.
 pub fn default_model() -> PathBuf {
     let home = std::env::var_os("SANCTUM_MLX_HOME").map(PathBuf::from);
@@ -159,6 +167,8 @@ pub mod tiny {
     pub const HEADS_KV: u32 = 2;
     /// Width of the feed-forward part.
     pub const FEED_FORWARD: u64 = 96;
+    /// Long enough for streams that outlive any test.
+    pub const CONTEXT: u64 = 131_072;
     /// Three control tokens, 256 bytes, a few merges.
     pub const VOCABULARY: u64 = 264;
 }
@@ -201,7 +211,7 @@ fn tiny_metadata() -> GgufWriter {
         .key("general.architecture", text("llama"))
         .key("general.name", text("tiny"))
         .key("llama.block_count", number(tiny::LAYERS.into()))
-        .key("llama.context_length", number(512))
+        .key("llama.context_length", number(tiny::CONTEXT))
         .key("llama.embedding_length", number(tiny::HIDDEN))
         .key("llama.feed_forward_length", number(tiny::FEED_FORWARD))
         .key("llama.attention.head_count", number(tiny::HEADS.into()))
