@@ -2,7 +2,6 @@
 //! recorded in `tests/data/goldens` (the format is described there).
 
 #[path = "it/support/models.rs"]
-#[allow(dead_code, reason = "parity needs the default model only")]
 mod models;
 
 use std::path::Path;
