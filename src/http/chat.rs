@@ -20,7 +20,7 @@ use crate::http::error::Problem;
 use crate::http::generation::{Generation, Step};
 use crate::http::prepare::{Prepared, prepare};
 use crate::http::reply::{self, Body};
-use crate::http::sse::{FRAMES_WAITING_MAX, Opening, Stream};
+use crate::http::sse::{Opening, PARTS_WAITING_MAX, Stream};
 use crate::http::{ModelCard, State, body, health};
 
 /// Answers a chat request.
@@ -119,8 +119,8 @@ async fn streamed(state: &State, mut stream: Stream) -> Result<Response<Body>, P
     if let Opening::Step(Step::Failed(failure)) = opening {
         return Err(failure.into());
     }
-    let (frames, taken) = mpsc::channel(FRAMES_WAITING_MAX);
-    state.streams.spawn(stream.write(opening, frames));
+    let (parts, taken) = mpsc::channel(PARTS_WAITING_MAX);
+    state.streams.spawn(stream.write(opening, parts));
     let mut response = Response::new(Body::stream(taken));
     let headers = response.headers_mut();
     headers.insert("content-type", HeaderValue::from_static("text/event-stream"));

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
 
-use crate::http::reply::{Body, Flight};
+use crate::http::reply::{Body, Flight, Unfinished};
 use crate::http::seats::{Seat, Seated};
 use crate::http::serve::Surface;
 use crate::http::wire::{Landing, Wire};
@@ -274,8 +274,14 @@ fn service(
     service_fn(move |request: Request<Incoming>| -> Answering {
         let flight = Flight::enter(&state.lifecycle.drain, &landing, &seat);
         let (state, peer) = (Arc::clone(&state), Arc::clone(&peer));
+        // Asked here and once, so that a request counted before the drain began is not refused because of it.
+        let is_closing = state.lifecycle.drain.begun().is_cancelled();
         Box::pin(async move {
-            let response = router::answer(&state, &peer, request).await;
+            let response = if is_closing {
+                router::refuse(&state, &peer, &request)
+            } else {
+                router::answer(&state, &peer, request).await
+            };
             Ok(response.map(|body| body.carrying(flight)))
         })
     })
@@ -305,13 +311,13 @@ async fn linger<T: AsyncRead + AsyncWrite + Unpin>(mut stream: T, guest: &Guest)
 
 /// Counts and logs an end that hyper calls an error; nearly always the client's doing.
 fn note(error: &hyper::Error, guest: &Guest) {
-    let mut cause = std::error::Error::source(error);
-    while let Some(inner) = cause {
-        if inner.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::TimedOut) {
-            guest.state.metrics.dropped(DropLabel::WriteStall);
-            break;
-        }
-        cause = inner.source();
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    let is_stall = |cause: &(dyn std::error::Error + 'static)| {
+        let timed_out = |error: &io::Error| error.kind() == io::ErrorKind::TimedOut;
+        cause.is::<Unfinished>() || cause.downcast_ref::<io::Error>().is_some_and(timed_out)
+    };
+    if causes.into_iter().any(is_stall) {
+        guest.state.metrics.dropped(DropLabel::WriteStall);
     }
     tracing::debug!(%error, address = %guest.address, "connection ended");
 }

@@ -15,216 +15,167 @@ use crate::lifecycle::phase::Phase;
 const RESTART_SECONDS: u32 = 5;
 
 /// Why a request gets no answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Problem {
     /// The request is wrong, and with which field.
-    Invalid(Invalid),
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
     /// The token is missing or wrong.
+    #[error("a valid bearer token is required")]
     Unauthorized,
     /// No, or more than one, `Host`.
+    #[error("exactly one Host is required")]
     HostMissing,
     /// A `Host` that this port does not answer to.
+    #[error("this port does not answer to that Host; see --allowed-host")]
     HostRefused,
     /// A page of another origin asks.
+    #[error("pages of that Origin may not use this server")]
     OriginRefused,
     /// No such route.
+    #[error("no such route: {0}")]
     UnknownRoute(String),
     /// A route of OpenAI's that is not served.
+    #[error("{0} is part of OpenAI's API, but not served here")]
     UnservedRoute(String),
     /// No model of that name.
+    #[error("the model {0:?} is not loaded here; see /v1/models")]
     ModelNotFound(String),
     /// The route knows other methods.
+    #[error("this route takes {0}")]
     MethodNotAllowed(&'static str),
     /// The body did not arrive in time.
+    #[error("the body did not arrive within {} s", .0.as_secs_f64())]
     BodyTimeout(Duration),
     /// The body is larger than the limit; the size is known when the client declared it.
+    #[error("the body has {} bytes; the limit is {limit} bytes", size_shown(*.size, *.limit))]
     BodyTooLarge { limit: u64, size: Option<u64> },
     /// The body broke off.
+    #[error("the body is incomplete")]
     BodyBroken,
     /// The body is not declared as JSON.
+    #[error("the content type must be application/json")]
     NotJson,
     /// More header fields than we read.
+    #[error("the request has too many header fields")]
     HeadersTooMany,
     /// The queue is full.
+    #[error("the queue is full; come back later")]
     QueueFull { retry_after_seconds: u32 },
     /// The process cannot answer in this phase.
+    #[error("the server cannot answer, it is {phase}{}", reason_shown(.reason.as_deref()))]
     NotReady { phase: Phase, reason: Option<String>, retry_after_seconds: u32 },
     /// The process is on its way out.
+    #[error("the server is shutting down")]
     Draining,
     /// The job failed.
-    Failed(Failure),
+    #[error(transparent)]
+    Failed(#[from] Failure),
     /// We made a mistake; the log has it.
+    #[error("the server made a mistake; its log says more")]
     Internal,
 }
 
-/// What the client is told.
-struct Told {
-    status: StatusCode,
-    kind: &'static str,
-    code: &'static str,
-    message: String,
-    param: Option<String>,
-    /// Seconds for `Retry-After`.
-    retry_after: Option<u32>,
+fn size_shown(size: Option<u64>, limit: u64) -> String {
+    size.map_or_else(|| format!("more than {limit}"), |size| size.to_string())
 }
 
+fn reason_shown(reason: Option<&str>) -> String {
+    reason.map(|reason| format!(": {reason}")).unwrap_or_default()
+}
+
+/// OpenAI's classes of error.
+const MISTAKE: &str = "invalid_request_error";
+const OURS: &str = "server_error";
+
 impl Problem {
-    /// The one map from what happened to what the client sees.
-    fn told(&self) -> Told {
+    /// The one map from what happened to the wire: status, class, code.
+    fn told(&self) -> (StatusCode, &'static str, &'static str) {
         use StatusCode as S;
-        let mistake = |status, code, message: String| Told {
-            status,
-            kind: "invalid_request_error",
-            code,
-            message,
-            param: None,
-            retry_after: None,
-        };
-        let ours = |status, code, message: String, retry_after| Told {
-            status,
-            kind: "server_error",
-            code,
-            message,
-            param: None,
-            retry_after,
-        };
         match self {
-            Self::Invalid(invalid) => {
-                Told { param: invalid.param.clone(), ..mistake(S::BAD_REQUEST, invalid.code, invalid.message.clone()) }
-            }
-            Self::Unauthorized => Told {
-                kind: "authentication_error",
-                ..mistake(S::UNAUTHORIZED, "invalid_api_key", "a valid bearer token is required".to_owned())
-            },
-            Self::HostMissing => mistake(S::BAD_REQUEST, "invalid_host", "exactly one Host is required".to_owned()),
-            Self::HostRefused => mistake(
-                S::FORBIDDEN,
-                "host_refused",
-                "this port does not answer to that Host; see --allowed-host".to_owned(),
-            ),
-            Self::OriginRefused => {
-                mistake(S::FORBIDDEN, "origin_refused", "pages of that Origin may not use this server".to_owned())
-            }
-            Self::UnknownRoute(path) => mistake(S::NOT_FOUND, "unknown_route", format!("no such route: {path}")),
-            Self::UnservedRoute(path) => {
-                mistake(S::NOT_FOUND, "unserved_route", format!("{path} is part of OpenAI's API, but not served here"))
-            }
-            Self::ModelNotFound(name) => Told {
-                param: Some("model".to_owned()),
-                ..mistake(
-                    S::NOT_FOUND,
-                    "model_not_found",
-                    format!("the model {name:?} is not loaded here; see /v1/models"),
-                )
-            },
-            Self::MethodNotAllowed(allow) => {
-                mistake(S::METHOD_NOT_ALLOWED, "method_not_allowed", format!("this route takes {allow}"))
-            }
-            Self::BodyTimeout(limit) => {
-                let message = format!("the body did not arrive within {} s", limit.as_secs_f64());
-                mistake(S::REQUEST_TIMEOUT, "body_timeout", message)
-            }
-            Self::BodyTooLarge { limit, size } => {
-                let size = size.map_or_else(|| format!("more than {limit}"), |size| size.to_string());
-                let message = format!("the body has {size} bytes; the limit is {limit} bytes");
-                mistake(S::PAYLOAD_TOO_LARGE, "body_too_large", message)
-            }
-            Self::BodyBroken => mistake(S::BAD_REQUEST, "body_incomplete", "the body is incomplete".to_owned()),
-            Self::NotJson => {
-                let message = "the content type must be application/json".to_owned();
-                mistake(S::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)
-            }
-            Self::HeadersTooMany => {
-                let message = "the request has too many header fields".to_owned();
-                mistake(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers_too_many", message)
-            }
-            Self::QueueFull { retry_after_seconds } => Told {
-                kind: "rate_limit_error",
-                retry_after: Some(*retry_after_seconds),
-                ..mistake(S::TOO_MANY_REQUESTS, "queue_full", "the queue is full; come back later".to_owned())
-            },
-            Self::NotReady { phase, reason, retry_after_seconds } => {
-                let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-                let message = format!("the server cannot answer, it is {phase}{reason}");
-                ours(S::SERVICE_UNAVAILABLE, phase.as_str(), message, Some(*retry_after_seconds))
-            }
-            Self::Draining => {
-                let message = "the server is shutting down".to_owned();
-                ours(S::SERVICE_UNAVAILABLE, "draining", message, Some(RESTART_SECONDS))
-            }
-            Self::Failed(failure) => {
-                let (status, code, retry_after) = match failure {
-                    Failure::QueueTimeout => (S::SERVICE_UNAVAILABLE, "queue_timeout", Some(RESTART_SECONDS)),
-                    Failure::Row(_) => (S::INTERNAL_SERVER_ERROR, "generation_failed", None),
-                    Failure::EngineDead(_) => (S::INTERNAL_SERVER_ERROR, "engine_dead", None),
-                    Failure::ShuttingDown => (S::SERVICE_UNAVAILABLE, "shutting_down", Some(RESTART_SECONDS)),
-                };
-                ours(status, code, failure.to_string(), retry_after)
-            }
-            Self::Internal => ours(
-                S::INTERNAL_SERVER_ERROR,
-                "internal",
-                "the server made a mistake; its log says more".to_owned(),
-                None,
-            ),
+            Self::Invalid(invalid) => (S::BAD_REQUEST, MISTAKE, invalid.code),
+            Self::Unauthorized => (S::UNAUTHORIZED, "authentication_error", "invalid_api_key"),
+            Self::HostMissing => (S::BAD_REQUEST, MISTAKE, "invalid_host"),
+            Self::HostRefused => (S::FORBIDDEN, MISTAKE, "host_refused"),
+            Self::OriginRefused => (S::FORBIDDEN, MISTAKE, "origin_refused"),
+            Self::UnknownRoute(_) => (S::NOT_FOUND, MISTAKE, "unknown_route"),
+            Self::UnservedRoute(_) => (S::NOT_FOUND, MISTAKE, "unserved_route"),
+            Self::ModelNotFound(_) => (S::NOT_FOUND, MISTAKE, "model_not_found"),
+            Self::MethodNotAllowed(_) => (S::METHOD_NOT_ALLOWED, MISTAKE, "method_not_allowed"),
+            Self::BodyTimeout(_) => (S::REQUEST_TIMEOUT, MISTAKE, "body_timeout"),
+            Self::BodyTooLarge { .. } => (S::PAYLOAD_TOO_LARGE, MISTAKE, "body_too_large"),
+            Self::BodyBroken => (S::BAD_REQUEST, MISTAKE, "body_incomplete"),
+            Self::NotJson => (S::UNSUPPORTED_MEDIA_TYPE, MISTAKE, "unsupported_media_type"),
+            Self::HeadersTooMany => (S::REQUEST_HEADER_FIELDS_TOO_LARGE, MISTAKE, "headers_too_many"),
+            Self::QueueFull { .. } => (S::TOO_MANY_REQUESTS, "rate_limit_error", "queue_full"),
+            Self::NotReady { phase, .. } => (S::SERVICE_UNAVAILABLE, OURS, phase.as_str()),
+            Self::Draining => (S::SERVICE_UNAVAILABLE, OURS, "draining"),
+            Self::Failed(Failure::QueueTimeout) => (S::SERVICE_UNAVAILABLE, OURS, "queue_timeout"),
+            Self::Failed(Failure::Row(_)) => (S::INTERNAL_SERVER_ERROR, OURS, "generation_failed"),
+            Self::Failed(Failure::EngineDead(_)) => (S::INTERNAL_SERVER_ERROR, OURS, "engine_dead"),
+            Self::Failed(Failure::ShuttingDown) => (S::SERVICE_UNAVAILABLE, OURS, "shutting_down"),
+            Self::Internal => (S::INTERNAL_SERVER_ERROR, OURS, "internal"),
         }
+    }
+
+    /// The field at fault.
+    fn param(&self) -> Option<&str> {
+        if let Self::Invalid(invalid) = self {
+            return invalid.param.as_deref();
+        }
+        matches!(self, Self::ModelNotFound(_)).then_some("model")
+    }
+
+    /// Whole seconds for `Retry-After`; every 429 and 503 has them.
+    fn retry_after_seconds(&self, status: StatusCode) -> Option<u32> {
+        if let Self::QueueFull { retry_after_seconds } | Self::NotReady { retry_after_seconds, .. } = self {
+            return Some(*retry_after_seconds);
+        }
+        (status == StatusCode::SERVICE_UNAVAILABLE).then_some(RESTART_SECONDS)
+    }
+
+    /// Whether the rest of the request stays unread, so that the connection cannot be used again.
+    fn closes(&self) -> bool {
+        matches!(
+            self,
+            Self::BodyTimeout(_)
+                | Self::BodyTooLarge { .. }
+                | Self::BodyBroken
+                | Self::HostMissing
+                | Self::HeadersTooMany
+        )
     }
 
     /// The envelope as JSON; also the payload of the one error event of a stream.
     pub(crate) fn envelope(&self) -> Vec<u8> {
-        let told = self.told();
-        let error =
-            ErrorBody { message: &told.message, kind: told.kind, param: told.param.as_deref(), code: Some(told.code) };
+        let (_, kind, code) = self.told();
+        let message = self.to_string();
+        let error = ErrorBody { message: &message, kind, param: self.param(), code: Some(code) };
         serde_json::to_vec(&Envelope { error }).expect("an envelope is plain data")
     }
 
     /// The whole response.
     pub(crate) fn into_response(self) -> Response<Body> {
-        let told = self.told();
-        let mut response = reply::json(told.status, self.envelope());
+        let (status, ..) = self.told();
+        let mut response = reply::json(status, self.envelope());
         let headers = response.headers_mut();
-        if let Some(seconds) = told.retry_after {
+        if let Some(seconds) = self.retry_after_seconds(status) {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
         }
         // The SDKs retry a 408 and every 5xx by themselves; one poison request must not be sent three times.
-        if matches!(told.status, StatusCode::REQUEST_TIMEOUT | StatusCode::INTERNAL_SERVER_ERROR) {
+        if matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::INTERNAL_SERVER_ERROR) {
             headers.insert("x-should-retry", HeaderValue::from_static("false"));
         }
-        match self {
-            Self::MethodNotAllowed(allow) => drop(headers.insert(ALLOW, HeaderValue::from_static(allow))),
-            Self::Unauthorized => drop(headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
-            // The rest of the body is not read, so the connection cannot be used again.
-            Self::BodyTimeout(_)
-            | Self::BodyTooLarge { .. }
-            | Self::BodyBroken
-            | Self::HostMissing
-            | Self::HeadersTooMany => drop(headers.insert(CONNECTION, HeaderValue::from_static("close"))),
-            Self::Invalid(_)
-            | Self::HostRefused
-            | Self::OriginRefused
-            | Self::UnknownRoute(_)
-            | Self::UnservedRoute(_)
-            | Self::ModelNotFound(_)
-            | Self::NotJson
-            | Self::QueueFull { .. }
-            | Self::NotReady { .. }
-            | Self::Draining
-            | Self::Failed(_)
-            | Self::Internal => {}
+        if self.closes() {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if let Self::MethodNotAllowed(allow) = self {
+            headers.insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
-    }
-}
-
-impl From<Invalid> for Problem {
-    fn from(invalid: Invalid) -> Self {
-        Self::Invalid(invalid)
-    }
-}
-
-impl From<Failure> for Problem {
-    fn from(failure: Failure) -> Self {
-        Self::Failed(failure)
     }
 }
 

@@ -1,10 +1,9 @@
 //! Response bodies: whole, or a stream whose frames a task hands over. A body carries its request's [`Flight`], so a
 //! request is in flight for as long as its body exists, and its seat is busy.
 
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
@@ -53,17 +52,32 @@ pub(crate) struct Body {
 enum Content {
     /// All bytes are here; empty when they were taken.
     Whole(Bytes),
-    /// Frames come from a task until it drops its end.
-    Stream(mpsc::Receiver<Bytes>),
+    /// Parts come from a task until the last one.
+    Stream(mpsc::Receiver<Part>),
 }
+
+/// A part of a streamed body.
+#[derive(Debug)]
+pub(crate) enum Part {
+    /// There is more to come.
+    More(Bytes),
+    /// The body is complete with this.
+    Last(Bytes),
+}
+
+/// The task that wrote the body went away before its end: the client was too slow, or we made a mistake. The connection
+/// is broken off then, because a body that merely ended would look complete.
+#[derive(Debug, thiserror::Error)]
+#[error("the stream was given up before its end")]
+pub(crate) struct Unfinished;
 
 impl Body {
     pub(crate) fn whole(bytes: impl Into<Bytes>) -> Self {
         Self { content: Content::Whole(bytes.into()), _flight: None }
     }
 
-    pub(crate) fn stream(frames: mpsc::Receiver<Bytes>) -> Self {
-        Self { content: Content::Stream(frames), _flight: None }
+    pub(crate) fn stream(parts: mpsc::Receiver<Part>) -> Self {
+        Self { content: Content::Stream(parts), _flight: None }
     }
 
     /// Ties the request's flight to this body.
@@ -74,13 +88,21 @@ impl Body {
 
 impl http_body::Body for Body {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = Unfinished;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        match &mut self.content {
-            Content::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Content::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Content::Stream(frames) => frames.poll_recv(cx).map(|frame| frame.map(|bytes| Ok(Frame::data(bytes)))),
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Unfinished>>> {
+        let parts = match &mut self.content {
+            Content::Whole(bytes) if bytes.is_empty() => return Poll::Ready(None),
+            Content::Whole(bytes) => return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Content::Stream(parts) => parts,
+        };
+        match ready!(parts.poll_recv(cx)) {
+            Some(Part::More(bytes)) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+            Some(Part::Last(bytes)) => {
+                self.content = Content::Whole(Bytes::new());
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            None => Poll::Ready(Some(Err(Unfinished))),
         }
     }
 
@@ -110,4 +132,26 @@ pub(crate) fn typed(status: StatusCode, media_type: &'static str, body: impl Int
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stream_that_was_given_up_never_looks_complete() {
+        let (parts, taken) = mpsc::channel(4);
+        parts.send(Part::More(Bytes::from_static(b"a"))).await.expect("room");
+        parts.send(Part::Last(Bytes::from_static(b"b"))).await.expect("room");
+        drop(parts);
+        let whole = Body::stream(taken).collect().await.expect("it has its last part");
+        assert_eq!(whole.to_bytes(), "ab");
+
+        let (parts, taken) = mpsc::channel(4);
+        parts.send(Part::More(Bytes::from_static(b"a"))).await.expect("room");
+        drop(parts);
+        assert!(Body::stream(taken).collect().await.is_err());
+    }
 }

@@ -103,32 +103,52 @@ impl Route {
     }
 }
 
+/// What of a request its response repeats or its log line names.
+struct Caller {
+    arrived: Instant,
+    id: HeaderValue,
+    /// An origin that may read our responses.
+    origin: Option<HeaderValue>,
+    route: &'static str,
+}
+
 /// Answers one request; every way out of it has an id, an instance and a count.
 pub(crate) async fn answer(state: &Arc<State>, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
-    let arrived = Instant::now();
-    let id = request_id(request.headers());
-    let origin = request.headers().get(ORIGIN).filter(|origin| state.door.knows_origin(origin)).cloned();
     let route = Route::find(request.uri().path());
-    let name = route.as_ref().map_or("none", Route::name);
-    let is_closing = state.lifecycle.drain.begun().is_cancelled();
-    // Whoever asks during a drain gets an answer that says so, on a connection that then closes (L3).
-    let answered = if is_closing { Err(leaving(state)) } else { admit(state, peer, request, route, arrived).await };
-    let mut response = answered.unwrap_or_else(Problem::into_response);
-    let headers = response.headers_mut();
-    if is_closing {
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    let caller = Caller::new(state, &request, route.as_ref().map_or("none", Route::name));
+    let answered = admit(state, peer, request, route, caller.arrived).await;
+    stamped(state, peer, &caller, answered.unwrap_or_else(Problem::into_response))
+}
+
+/// Tells one who asks during a drain, on a connection that then closes (L3).
+pub(crate) fn refuse(state: &State, peer: &Peer, request: &Request<Incoming>) -> Response<Body> {
+    let caller = Caller::new(state, request, "none");
+    let mut response = stamped(state, peer, &caller, leaving(state).into_response());
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+impl Caller {
+    fn new(state: &State, request: &Request<Incoming>, route: &'static str) -> Self {
+        let origin = request.headers().get(ORIGIN).filter(|origin| state.door.knows_origin(origin)).cloned();
+        Self { arrived: Instant::now(), id: request_id(request.headers()), origin, route }
     }
-    headers.insert("x-request-id", id.clone());
+}
+
+/// Adds what every response has in common, counts it and logs it.
+fn stamped(state: &State, peer: &Peer, caller: &Caller, mut response: Response<Body>) -> Response<Body> {
+    let headers = response.headers_mut();
+    headers.insert("x-request-id", caller.id.clone());
     headers.insert("x-sanctum-instance", HeaderValue::from_str(&state.instance).expect("the instance is a UUID"));
-    if let Some(origin) = origin {
-        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    if let Some(origin) = &caller.origin {
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
         headers.insert(VARY, HeaderValue::from_static("origin"));
     }
     let status = response.status().as_u16();
     state.metrics.responded(status);
-    let (id, client) = (id.to_str().unwrap_or_default(), peer.name.as_deref().unwrap_or_default());
-    let milliseconds = arrived.elapsed().as_secs_f64() * 1e3;
-    tracing::debug!(id, route = name, status, milliseconds, client, address = %peer.address, "response begins");
+    let (id, client) = (caller.id.to_str().unwrap_or_default(), peer.name.as_deref().unwrap_or_default());
+    let milliseconds = caller.arrived.elapsed().as_secs_f64() * 1e3;
+    tracing::debug!(id, route = caller.route, status, milliseconds, client, address = %peer.address, "response begins");
     response
 }
 

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
@@ -12,9 +12,10 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 use crate::api::answer::{ChatChunk, ChunkChoice, Delta, FinishReason, Head, Timings, Usage};
 use crate::http::error::Problem;
 use crate::http::generation::{Generation, Step};
+use crate::http::reply::Part;
 
-/// Frames between us and a connection that is slower than the engine; then the client is waited for.
-pub(crate) const FRAMES_WAITING_MAX: usize = 32;
+/// Parts between us and a connection that is slower than the engine; then the client is waited for.
+pub(crate) const PARTS_WAITING_MAX: usize = 32;
 /// What a frame of one token takes, so that a buffer is allocated once.
 const FRAME_BYTES: usize = 512;
 
@@ -42,7 +43,7 @@ pub(crate) enum Opening {
 
 impl Stream {
     /// Runs to the end of the stream, or until the client is gone; either way the generation is dropped then.
-    pub(crate) async fn write(mut self, opening: Opening, frames: mpsc::Sender<Bytes>) {
+    pub(crate) async fn write(mut self, opening: Opening, parts: mpsc::Sender<Part>) {
         let mut ticks = ticks(self.ping);
         let mut completion_tokens = 0;
         let mut told_role = false;
@@ -76,14 +77,16 @@ impl Stream {
                     }
                 }
             }
+            let frame = frame.freeze();
+            let part = if is_last { Part::Last(frame) } else { Part::More(frame) };
             // A client that takes nothing, or has left, ends the stream; dropping the generation cancels its jobs.
-            let sent = tokio::time::timeout(self.write_stall, frames.send(frame.freeze())).await;
+            let sent = tokio::time::timeout(self.write_stall, parts.send(part)).await;
             if is_last || !matches!(sent, Ok(Ok(()))) {
                 return;
             }
             next = tokio::select! {
                 biased;
-                () = frames.closed() => return,
+                () = parts.closed() => return,
                 step = self.generation.next() => Opening::Step(step),
                 _ = ticks.tick() => Opening::Ping,
             };

@@ -196,7 +196,7 @@ pub(super) fn chat_request(body: &Value) -> String {
 }
 
 /// The text of a whole body of ours.
-pub(super) fn body_text(body: impl http_body::Body<Data = bytes::Bytes, Error = std::convert::Infallible>) -> String {
+pub(super) fn body_text(body: impl http_body::Body<Data = bytes::Bytes>) -> String {
     let collected = pin!(http_body_util::BodyExt::collect(body)).poll(&mut Context::from_waker(Waker::noop()));
     let Poll::Ready(Ok(collected)) = collected else { panic!("a whole body is there at once") };
     String::from_utf8(collected.to_bytes().to_vec()).expect("our bodies are UTF-8")

@@ -107,7 +107,11 @@ async fn o3_a_client_that_leaves_frees_its_row_or_its_place_streamed_or_whole() 
 
 #[tokio::test]
 async fn o5_a_client_that_does_not_read_is_dropped_and_others_are_served() {
-    let site = site(|settings| settings.limits.rows = 2).await;
+    let site = site(|settings| {
+        settings.limits.rows = 2;
+        settings.times.write_stall = Duration::from_millis(400);
+    })
+    .await;
     let mut slow = site.connect().await;
     let socket = socket2::SockRef::from(&slow.stream);
     socket.set_recv_buffer_size(4096).expect("a small window");

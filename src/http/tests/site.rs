@@ -57,7 +57,6 @@ pub(super) fn settings() -> Settings {
             tls_handshake: milliseconds(400),
             body: milliseconds(400),
             ping: milliseconds(10_000),
-            write_stall: milliseconds(400),
             queue_wait: milliseconds(10_000),
             ..Times::documented()
         },
