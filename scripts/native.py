@@ -19,14 +19,14 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from pathlib import Path
 
-from packages import REPOSITORY, cache_root, fail, locked, run, say, wheel
+from packages import REPOSITORY, cache_root, fail, folder_made_once, locked, run, say, wheel
 
 MLX_SYS = "0.7.0"
 MLX = "0.32.2"
@@ -158,17 +158,25 @@ def compiler():
     fail("a C++ 20 compiler is missing: install one with `apt-get install g++`")
 
 
+def check_lock():
+    """An override made for another mlx-sys would link, and then misbehave."""
+    lock = REPOSITORY / "Cargo.lock"
+    if not lock.is_file():
+        return
+    versions = re.findall(r'^name = "mlx-sys"\nversion = "(.+)"$', lock.read_text(), re.MULTILINE)
+    if versions != [MLX_SYS]:
+        fail(f"Cargo.lock has mlx-sys {', '.join(versions) or 'nowhere'}, expected {MLX_SYS}: "
+             "scripts/native.py and Cargo.toml must change together")
+
+
 def mlx_sys_folder():
     """The sources of mlx-sys, which Cargo unpacks into its registry folder when it resolves the crate."""
     say("asking Cargo for the mlx-sys crate")
     metadata = json.loads(run(["cargo", "metadata", "--format-version", "1", "--filter-platform",
                                "x86_64-unknown-linux-gnu"], cwd=REPOSITORY))
-    versions = {package["version"]: Path(package["manifest_path"]).parent
-                for package in metadata["packages"] if package["name"] == "mlx-sys"}
-    if list(versions) != [MLX_SYS]:
-        fail(f"Cargo.lock has mlx-sys {', '.join(versions) or 'nowhere'}, expected {MLX_SYS}: "
-             "scripts/native.py and Cargo.toml must change together")
-    return versions[MLX_SYS]
+    check_lock()
+    return next(Path(package["manifest_path"]).parent for package in metadata["packages"]
+                if package["name"] == "mlx-sys")
 
 
 def compile_mlx_c(pool, sources, folder, work):
@@ -291,14 +299,8 @@ def build(folder, work):
 def prepare(folder):
     """Makes the folder if it is not there; a reference BLAS in it gives way to an OpenBLAS installed since."""
     if not folder.is_dir():
-        with locked(folder.parent / ".lock"):
-            if not folder.is_dir():
-                with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as work:
-                    whole = Path(work) / "whole"
-                    whole.mkdir()
-                    build(whole, Path(work))
-                    whole.rename(folder)
-                say(f"MLX {MLX} is ready in {folder}")
+        folder_made_once(folder, build)
+        say(f"MLX {MLX} is ready in {folder}")
     if not (folder / "openblas").is_file():
         with locked(folder.parent / ".lock"):
             if (folder / "openblas").is_file() or install_openblas(folder, None):
@@ -351,6 +353,7 @@ def main():
         return check_macos()
     if (system, machine) != ("Linux", "x86_64"):
         fail(f"there is no recipe for MLX on {system} {machine}: it runs on macOS arm64 and Linux x86_64")
+    check_lock()
     native = os.environ.get("SANCTUM_MLX_NATIVE")
     parent = Path(native).absolute() if native else cache_root() / "native"
     parent.mkdir(parents=True, exist_ok=True)

@@ -8,8 +8,10 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -56,6 +58,23 @@ def locked(path):
             say(f"waiting for another set-up that holds {path}")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def folder_made_once(folder, fill):
+    """Makes a folder that appears under its name, by one rename, when `fill(whole, work)` has made it whole."""
+    if folder.is_dir():
+        return
+    with locked(folder.parent / ".lock"):
+        if folder.is_dir():
+            return
+        # Whoever holds the lock is the only builder: what another one left behind is from a killed run.
+        for leftover in folder.parent.glob(".building-*"):
+            shutil.rmtree(leftover)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as work:
+            whole = Path(work) / "whole"
+            whole.mkdir()
+            fill(whole, Path(work))
+            whole.rename(folder)
 
 
 def sha256(path):

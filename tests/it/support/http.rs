@@ -139,11 +139,6 @@ impl Connection {
         Ok((length > 0).then_some(chunk))
     }
 
-    /// Whether the peer closed: the next read gives no byte.
-    pub fn is_closed(&mut self) -> bool {
-        matches!(self.stream.fill_buf(), Ok([]) | Err(_))
-    }
-
     fn line(&mut self) -> io::Result<String> {
         let mut line = String::new();
         if self.stream.read_line(&mut line)? == 0 {

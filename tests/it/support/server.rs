@@ -18,7 +18,6 @@ use super::http::Connection;
 /// How a server is started.
 pub struct Server {
     arguments: Vec<String>,
-    variables: Vec<(String, String)>,
     home: Option<PathBuf>,
 }
 
@@ -49,7 +48,7 @@ impl Server {
         let arguments = ["serve", "--port", "0", "--tls-port", "0", "--drain-seconds", "1", "--model"];
         let mut arguments: Vec<String> = arguments.map(str::to_owned).to_vec();
         arguments.push(model.display().to_string());
-        Self { arguments, variables: Vec::new(), home: None }
+        Self { arguments, home: None }
     }
 
     /// Adds arguments.
@@ -64,12 +63,6 @@ impl Server {
         self
     }
 
-    /// Sets a variable of the environment.
-    pub fn variable(mut self, name: &str, value: &str) -> Self {
-        self.variables.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
     /// Starts the process and does not wait for it.
     pub fn start(self) -> Running {
         let folder = self.home.is_none().then(|| TempDir::new().expect("a folder for a home"));
@@ -78,7 +71,6 @@ impl Server {
             .args(&self.arguments)
             .arg("--home")
             .arg(&home)
-            .envs(self.variables)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -134,6 +126,14 @@ impl Running {
         self.stderr.lock().expect("no test panics with it").clone()
     }
 
+    /// A listener's address as said on stderr, which comes before the model is loaded.
+    pub fn announced(&self, listener: &str) -> Option<SocketAddr> {
+        let stderr = self.stderr();
+        let line = stderr.lines().find_map(|line| line.strip_prefix("listening: "))?;
+        let mut parts = line.split(", ").filter_map(|part| part.split_once(' '));
+        parts.find(|(name, _)| *name == listener)?.1.parse().ok()
+    }
+
     fn address(&self, listener: &str) -> SocketAddr {
         let text = std::fs::read_to_string(self.home.join("state/serve.json")).expect("the server is ready");
         let state: Value = serde_json::from_str(&text).expect("it is JSON");
@@ -180,11 +180,6 @@ impl Running {
         let status = eventually("the end of the process", || self.child.try_wait().expect("the child is ours"));
         let after = since.elapsed();
         Ended { code: code(status), after, stderr: self.all_of_stderr() }
-    }
-
-    /// Whether the process is still there.
-    pub fn is_alive(&mut self) -> bool {
-        self.child.try_wait().expect("the child is ours").is_none()
     }
 
     fn all_of_stderr(&mut self) -> String {
