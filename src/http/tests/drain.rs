@@ -1,6 +1,6 @@
 //! L rows that the edge answers for: what a drain closes, what it lets finish, what it cuts.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -8,14 +8,12 @@ use tokio::net::TcpStream;
 use crate::http::tests::client::{Client, Reply, chat_request, content, is_refused, saying, streaming};
 use crate::http::tests::script::{FOREVER, reply_to};
 use crate::http::tests::site::{SLACK, Site, eventually, site};
+use crate::http::tests::stopwatch::Stopwatch;
 
 /// Waits for `serve` to return, for at most `limit`.
 async fn ends_within(site: &mut Site, limit: Duration) {
-    let started = Instant::now();
-    tokio::time::timeout(limit, &mut site.serving)
-        .await
-        .unwrap_or_else(|_| panic!("still serving after {:?}", started.elapsed()))
-        .expect("serving does not panic");
+    let ended = Stopwatch::start().within(limit, "serving ends", &mut site.serving).await;
+    ended.expect("serving does not panic");
 }
 
 #[tokio::test]
@@ -25,14 +23,10 @@ async fn l1_a_drain_closes_the_listener_at_once() {
     let mut client = site.connect().await;
     client.send(chat_request(&saying("x"))).await;
     site.in_flight(1).await;
-    let started = Instant::now();
+    let stopwatch = Stopwatch::start();
     site.state.lifecycle.drain.begin();
     while !is_refused(site.address).await {
-        assert!(
-            started.elapsed() < Duration::from_millis(100) + SLACK,
-            "still accepting after {:?}",
-            started.elapsed()
-        );
+        stopwatch.check(Duration::from_millis(100) + SLACK).await;
     }
     site.gate.open();
     assert_eq!(client.reply().await.status, 200);
@@ -95,10 +89,8 @@ async fn l3_while_something_is_in_flight_connections_stay_and_new_requests_are_r
     site.gate.open();
     let events = running.reply().await.events();
     assert_eq!((content(&events), events.last().map(String::as_str)), (reply_to("hello"), Some("[DONE]")));
-    let finished = Instant::now();
     idle.closed().await;
     ends_within(&mut site, Duration::from_millis(100) + SLACK).await;
-    assert!(finished.elapsed() < Duration::from_millis(100) + SLACK);
 }
 
 #[tokio::test]

@@ -8,4 +8,5 @@ mod limits;
 mod overload;
 mod script;
 mod site;
+mod stopwatch;
 mod tls;

@@ -4,7 +4,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::Request;
@@ -26,6 +26,7 @@ use crate::http::serve::Surface;
 use crate::http::tests::client::{Client, chat_request, content, saying, streaming};
 use crate::http::tests::script::reply_to;
 use crate::http::tests::site::{SLACK, Site, eventually, site_on};
+use crate::http::tests::stopwatch::Stopwatch;
 use crate::http::tls::{TlsError, TlsFiles, server_config};
 
 /// A folder with everything that `certs init` makes, and two clients of which the second is revoked.
@@ -186,7 +187,7 @@ async fn t6_a_handshake_that_does_not_end_is_closed_and_at_most_64_are_under_way
     let papers = papers();
     let site = papers.site(|_| ()).await;
     let limit = site.state.settings.times.tls_handshake;
-    let started = Instant::now();
+    let stopwatch = Stopwatch::start();
     let mut half = Vec::new();
     for _ in 0..80 {
         let mut client = site.connect().await;
@@ -197,7 +198,7 @@ async fn t6_a_handshake_that_does_not_end_is_closed_and_at_most_64_are_under_way
     for client in half {
         assert_eq!(client.closed().await, b"");
     }
-    assert!(started.elapsed() < limit + Duration::from_millis(500) + SLACK, "{:?}", started.elapsed());
+    stopwatch.check(limit + Duration::from_millis(500) + SLACK).await;
     assert_eq!(site.seats.handshakes.available_permits(), site.state.settings.limits.half_handshakes);
     let connector = papers.client(Some(&papers.good), &[]);
     assert_eq!(
@@ -212,9 +213,9 @@ async fn h1_a_client_that_is_silent_after_its_handshake_is_closed() {
     let site = papers.site(|_| ()).await;
     for alpn in [&b"http/1.1"[..], b"h2"] {
         let stream = connect(&site, &papers.client(Some(&papers.good), &[alpn])).await.expect("a handshake");
-        let started = Instant::now();
+        let stopwatch = Stopwatch::start();
         assert_eq!(Client::over(stream).closed().await, b"");
-        assert!(started.elapsed() < site.state.settings.times.first_byte + SLACK, "{:?}", started.elapsed());
+        stopwatch.check(site.state.settings.times.first_byte + SLACK).await;
     }
 }
 
@@ -250,7 +251,7 @@ async fn l3_http2_finishes_its_stream_and_announces_the_end() {
     assert_eq!((content(&events), events.last().map(String::as_str)), (reply_to("hello"), Some("[DONE]")));
     drop(sender);
     connection.await.expect("no panic").expect("the connection ends by GOAWAY");
-    tokio::time::timeout(SLACK, &mut site.serving).await.expect("serving ends").expect("no panic");
+    Stopwatch::start().within(SLACK, "serving ends", &mut site.serving).await.expect("no panic");
 }
 
 #[tokio::test]
@@ -275,12 +276,10 @@ async fn l4_idle_http2_and_half_handshakes_do_not_delay_the_end() {
         idle.push(client);
     }
     eventually("every connection is there", || site.metric("sanctum_mlx_connections") as usize == 40).await;
-    let started = Instant::now();
+    let stopwatch = Stopwatch::start();
     site.state.lifecycle.drain.begin();
-    tokio::time::timeout(Duration::from_millis(250), &mut site.serving)
-        .await
-        .unwrap_or_else(|_| panic!("still serving after {:?}", started.elapsed()))
-        .expect("no panic");
+    let ended = stopwatch.within(Duration::from_millis(250), "serving ends", &mut site.serving).await;
+    ended.expect("no panic");
 }
 
 #[test]
