@@ -55,7 +55,7 @@ pub(crate) fn prepare(
     check_token_ids(&request, capacity.logit_width)?;
     let prompt = served
         .text
-        .prompt(&request.messages, request.tools.as_deref(), &request.template_arguments)
+        .prompt(&request.messages, request.tools.as_deref(), &request.template_arguments, capacity.context_tokens)
         .map_err(unspeakable)?;
     check_prompt(&prompt, capacity)?;
     let tokens_max = tokens_max(&request, prompt.len(), capacity, limits.tokens_default)?;
@@ -94,6 +94,10 @@ fn unspeakable(error: TextError) -> Problem {
     match error {
         TextError::NoTemplate | TextError::Template(_) | TextError::Empty => {
             Invalid::value("messages", error.to_string()).into()
+        }
+        TextError::TooLong { .. } => {
+            Invalid { message: error.to_string(), param: Some("messages".to_owned()), code: "context_length_exceeded" }
+                .into()
         }
         TextError::Encode(_) => Failure::Row(error.to_string()).into(),
     }

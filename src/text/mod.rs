@@ -14,6 +14,7 @@ pub mod stop;
 pub mod template;
 pub mod tokenizer;
 pub mod vocabulary;
+mod words;
 
 use std::path::Path;
 
@@ -65,6 +66,12 @@ pub enum TextError {
     /// The conversation renders to nothing, and a prompt has at least one token.
     #[error("the prompt is empty")]
     Empty,
+    /// The prompt alone is longer than the model's context.
+    #[error("the prompt is longer than the {tokens_max} tokens that the context holds")]
+    TooLong {
+        /// The limit it was given.
+        tokens_max: u32,
+    },
     /// The pipeline failed on this text.
     #[error("the text cannot be encoded: {0}")]
     Encode(String),
@@ -129,6 +136,7 @@ impl Text {
     }
 
     /// The prompt of a conversation: rendered by the model's template up to where the assistant speaks, then encoded.
+    /// It is refused beyond `tokens_max`, before it costs more than those.
     ///
     /// # Errors
     /// See [`TextError`]; all of them concern this request only.
@@ -137,17 +145,18 @@ impl Text {
         messages: &[Value],
         tools: Option<&[Value]>,
         kwargs: &Map<String, Value>,
+        tokens_max: u32,
     ) -> Result<Vec<u32>, TextError> {
         let template = self.template.as_ref().ok_or(TextError::NoTemplate)?;
-        self.encode(&template.render(messages, tools, true, kwargs)?)
+        self.encode(&template.render(messages, tools, true, kwargs)?, tokens_max)
     }
 
-    /// The prompt of a plain text.
+    /// The prompt of a plain text, of `tokens_max` tokens at most.
     ///
     /// # Errors
-    /// When the text is empty or cannot be encoded.
-    pub fn encode(&self, text: &str) -> Result<Vec<u32>, TextError> {
-        let ids = self.tokenizer.encode(text, Beginning::Added)?;
+    /// When the text is empty, too long, or cannot be encoded.
+    pub fn encode(&self, text: &str, tokens_max: u32) -> Result<Vec<u32>, TextError> {
+        let ids = self.tokenizer.encode(text, Beginning::Added, tokens_max)?;
         if ids.is_empty() { Err(TextError::Empty) } else { Ok(ids) }
     }
 

@@ -1,6 +1,9 @@
 //! The bytes that each token id stands for, in one flat table. Decoding is a lookup here, so a detokenizer costs a copy
 //! a token and a grammar can walk the vocabulary. It refuses to know text: a token may be half a character.
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
 /// Most token ids a vocabulary may have; the largest in use have 262,144.
 pub(super) const TOKENS_MAX: usize = 1 << 20;
 
@@ -89,6 +92,12 @@ impl Pieces {
         Some(&self.bytes[start..end])
     }
 
+    /// The most bytes that one token stands for; at least 1.
+    pub fn bytes_max(&self) -> usize {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        self.ends.iter().zip(starts).map(|(end, start)| (end - start) as usize).max().unwrap_or(0).max(1)
+    }
+
     /// The bytes a token adds to an answer: none for a control token or an id beyond the vocabulary.
     pub fn shown(&self, id: u32) -> &[u8] {
         if self.is_control(id) { &[] } else { self.bytes(id).unwrap_or_default() }
@@ -128,16 +137,22 @@ fn single_byte(text: &str) -> Option<u8> {
     (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok())?
 }
 
-/// The byte that a character of GPT-2's alphabet stands for: printable bytes are themselves, the others count from
+/// The byte that a character of GPT-2's alphabet stands for. Printable bytes are themselves, the others count from
 /// U+0100 in their order.
 fn byte_of(character: char) -> Option<u8> {
-    /// The bytes that are not printable, in order: the character of `SHIFTED[n]` is U+0100 + n.
-    static SHIFTED: std::sync::LazyLock<Vec<u8>> =
-        std::sync::LazyLock::new(|| (0..=u8::MAX).filter(|&byte| !is_printable(byte)).collect());
-    match u32::from(character) {
-        code @ 0..=0xff => u8::try_from(code).ok().filter(|&byte| is_printable(byte)),
-        code => SHIFTED.get(code as usize - 0x100).copied(),
+    static ALPHABET: LazyLock<HashMap<char, u8>> = LazyLock::new(|| alphabet().into_iter().zip(0..=u8::MAX).collect());
+    ALPHABET.get(&character).copied()
+}
+
+/// The character of GPT-2's alphabet for each byte.
+pub(super) fn alphabet() -> [char; 256] {
+    let mut shifted = '\u{100}'..;
+    let mut alphabet = ['\0'; 256];
+    for byte in 0..=u8::MAX {
+        let own = is_printable(byte).then_some(char::from(byte));
+        alphabet[usize::from(byte)] = own.or_else(|| shifted.next()).expect("there are more characters than bytes");
     }
+    alphabet
 }
 
 const fn is_printable(byte: u8) -> bool {

@@ -11,15 +11,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
-use tokenizers::DecoderWrapper;
+use tokenizers::{DecoderWrapper, ModelWrapper};
 
 use crate::text::TextError;
 use crate::text::detokenizer::Detokenizer;
 use crate::text::pieces::{Pieces, Role, SPACE_MARK, Spelling, TOKENS_MAX, Token};
 use crate::text::vocabulary::{GgufVocabulary, VocabularyError};
+use crate::text::words::{Budget, Words};
 
 /// Largest `tokenizer.json` that is read; the largest in use has 33 MB.
 pub const JSON_BYTES_MAX: u64 = 64 << 20;
+
+/// How many times shorter a normaliser may make a text, at most.
+const NORMALISED_SHRINK_MAX: usize = 4;
 
 /// Whether the beginning-of-text token is put in front.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +69,10 @@ pub enum TokenizerError {
 pub struct Tokenizer {
     /// The pipeline: control tokens, normaliser, pre-tokeniser, merges.
     pipeline: tokenizers::Tokenizer,
+    /// The same pipeline word by word, where it is one of those in use.
+    words: Option<Words>,
+    /// The most bytes that one token stands for.
+    token_bytes_max: usize,
     /// What each id stands for.
     pieces: Arc<Pieces>,
     /// Put in front of a text that does not begin with it, when the vocabulary asks for one.
@@ -116,7 +124,7 @@ impl Tokenizer {
         });
         let pieces = Pieces::new(spelling, tokens.collect()).ok_or(TokenizerError::TooManyTokens)?;
         let beginning = beginning_of(&pipeline);
-        Ok(Self { pipeline, pieces: Arc::new(pieces), beginning, strips_space })
+        Ok(Self::assembled(pipeline, pieces, beginning, strips_space))
     }
 
     /// Makes a tokenizer from the vocabulary inside a GGUF file.
@@ -128,24 +136,41 @@ impl Tokenizer {
         let strips_space = vocabulary.adds_space();
         let pieces = Pieces::new(vocabulary.spelling()?, vocabulary.roles()).ok_or(TokenizerError::TooManyTokens)?;
         let pipeline = vocabulary.into_pipeline()?;
-        Ok(Self { pipeline, pieces: Arc::new(pieces), beginning, strips_space })
+        Ok(Self::assembled(pipeline, pieces, beginning, strips_space))
+    }
+
+    fn assembled(pipeline: tokenizers::Tokenizer, pieces: Pieces, beginning: Option<u32>, strips_space: bool) -> Self {
+        let words = Words::of(&pipeline);
+        let token_bytes_max = pieces.bytes_max();
+        Self { pipeline, words, token_bytes_max, pieces: Arc::new(pieces), beginning, strips_space }
     }
 
     /// Encodes a text. Control tokens that are written in it are matched as the tokens they name.
     ///
     /// # Errors
-    /// When the pipeline fails on this text; other texts are not touched.
-    pub fn encode(&self, text: &str, beginning: Beginning) -> Result<Vec<u32>, TextError> {
+    /// When the text comes to more than `tokens_max` tokens, which is noticed early where it can be, or when the
+    /// pipeline fails on this text; other texts are not touched.
+    pub fn encode(&self, text: &str, beginning: Beginning, tokens_max: u32) -> Result<Vec<u32>, TextError> {
+        let budget = Budget { tokens_max, token_bytes_max: self.token_bytes_max };
         // The regular expressions behind the pipeline report their own limits by a panic; it belongs to this text only.
-        let encoding = catch_unwind(AssertUnwindSafe(|| self.pipeline.encode_fast(text, false)))
-            .map_err(|_| TextError::Encode("the pre-tokeniser gave up".to_owned()))?
-            .map_err(|error| TextError::Encode(error.to_string()))?;
-        let ids = encoding.get_ids();
-        let missing = match beginning {
-            Beginning::Added => self.beginning.filter(|bos| ids.first() != Some(bos)),
-            Beginning::AsWritten => None,
-        };
-        Ok(missing.into_iter().chain(ids.iter().copied()).collect())
+        let mut ids = catch_unwind(AssertUnwindSafe(|| self.run(text, budget)))
+            .map_err(|_| TextError::Encode("the pre-tokeniser gave up".to_owned()))??;
+        if beginning == Beginning::Added
+            && let Some(bos) = self.beginning.filter(|bos| ids.first() != Some(bos))
+        {
+            ids.insert(0, bos);
+        }
+        budget.admits(ids.len(), 0)?;
+        Ok(ids)
+    }
+
+    fn run(&self, text: &str, budget: Budget) -> Result<Vec<u32>, TextError> {
+        if let (Some(words), ModelWrapper::BPE(model)) = (&self.words, self.pipeline.get_model()) {
+            return words.encode(model, text, budget);
+        }
+        budget.admits(0, text.len() / NORMALISED_SHRINK_MAX)?;
+        let encoding = self.pipeline.encode_fast(text, false).map_err(|error| TextError::Encode(error.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
     }
 
     /// A detokenizer for one answer.

@@ -24,6 +24,8 @@ const TYPE_CONTROL: i32 = 3;
 /// `tokenizer.ggml.token_type` of a token added beside the vocabulary.
 const TYPE_USER_DEFINED: i32 = 4;
 
+/// GPT-2's split: words with the space before them, numbers whole. The library has it built in.
+const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 /// Llama 3's split: words with one mark before them, numbers by three digits.
 const LLAMA_BPE: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// Qwen 2's split: as Llama 3's, numbers digit by digit.
@@ -274,7 +276,7 @@ impl GgufVocabulary {
 
 /// The pre-tokenisers that are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum PreTokenizer {
+pub(super) enum PreTokenizer {
     Gpt2,
     LlamaBpe,
     Qwen2,
@@ -294,22 +296,50 @@ impl PreTokenizer {
         Self::NAMED.map(|(name, _)| format!("{name:?}")).join(", ")
     }
 
-    fn build(self) -> Result<PreTokenizerWrapper, VocabularyError> {
-        let bytes = |use_regex| ByteLevel::new(false, true, use_regex);
-        let pattern = match self {
-            Self::Gpt2 => return Ok(bytes(true).into()),
-            Self::Smollm => {
-                let digits = PreTokenizerWrapper::from(Digits::new(true));
-                return Ok(PreTokenizers::new(vec![digits, bytes(true).into()]).into());
-            }
+    /// Recognises one that a `tokenizer.json` spells out.
+    pub(super) fn of(spelled_out: &PreTokenizerWrapper) -> Option<Self> {
+        let described = described(spelled_out);
+        let known = Self::NAMED.iter().map(|&(_, pre)| pre);
+        known.into_iter().find(|pre| pre.build().is_ok_and(|built| self::described(&built) == described))
+    }
+
+    /// The expression that matches each word.
+    pub(super) fn pattern(self) -> &'static str {
+        match self {
+            Self::Gpt2 | Self::Smollm => GPT2,
             Self::LlamaBpe => LLAMA_BPE,
             Self::Qwen2 => QWEN2,
-        };
-        let pattern = SplitPattern::Regex(pattern.to_owned());
-        let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false)
-            .map_err(|error| VocabularyError::Pipeline(error.to_string()))?;
-        Ok(PreTokenizers::new(vec![split.into(), bytes(false).into()]).into())
+        }
     }
+
+    /// Whether every digit is a word of its own before the expression sees anything.
+    pub(super) fn splits_digits(self) -> bool {
+        self == Self::Smollm
+    }
+
+    fn build(self) -> Result<PreTokenizerWrapper, VocabularyError> {
+        let bytes = |use_regex| PreTokenizerWrapper::from(ByteLevel::new(false, true, use_regex));
+        match self {
+            Self::Gpt2 => Ok(bytes(true)),
+            Self::Smollm => Ok(PreTokenizers::new(vec![Digits::new(true).into(), bytes(true)]).into()),
+            Self::LlamaBpe | Self::Qwen2 => {
+                let pattern = SplitPattern::Regex(self.pattern().to_owned());
+                let split = Split::new(pattern, SplitDelimiterBehavior::Isolated, false)
+                    .map_err(|error| VocabularyError::Pipeline(error.to_string()))?;
+                Ok(PreTokenizers::new(vec![split.into(), bytes(false)]).into())
+            }
+        }
+    }
+}
+
+/// A pre-tokeniser as JSON, without what concerns offsets only.
+fn described(pre: &PreTokenizerWrapper) -> Option<serde_json::Value> {
+    let mut described = serde_json::to_value(pre).ok()?;
+    let steps = described.get_mut("pretokenizers").and_then(serde_json::Value::as_array_mut);
+    let forget = |step: &mut serde_json::Value| drop(step.as_object_mut().map(|step| step.remove("trim_offsets")));
+    steps.into_iter().flatten().for_each(forget);
+    forget(&mut described);
+    Some(described)
 }
 
 #[cfg(test)]

@@ -7,3 +7,4 @@ mod chat;
 mod drain;
 mod exit;
 mod health;
+mod text;

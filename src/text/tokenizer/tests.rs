@@ -6,6 +6,9 @@ use serde::Deserialize;
 use super::*;
 use crate::text::vocabulary::tests::bytes_and_merges;
 
+/// More tokens than any text here has.
+const ROOMY: u32 = 1 << 20;
+
 fn small() -> Tokenizer {
     Tokenizer::from_gguf(bytes_and_merges("smollm")).expect("a valid vocabulary")
 }
@@ -19,7 +22,7 @@ fn decode(tokenizer: &Tokenizer, ids: &[u32]) -> String {
 
 /// The text of each token.
 fn spelled(tokenizer: &Tokenizer, text: &str, beginning: Beginning) -> Vec<String> {
-    let ids = tokenizer.encode(text, beginning).expect("any text can be encoded");
+    let ids = tokenizer.encode(text, beginning, ROOMY).expect("any text can be encoded");
     ids.iter().map(|&id| String::from_utf8_lossy(tokenizer.token_bytes(id).unwrap_or_default()).into_owned()).collect()
 }
 
@@ -68,7 +71,7 @@ fn a_sentencepiece_vocabulary_encodes_and_decodes_as_sentencepiece_does() {
     .expect("a valid vocabulary");
     assert!(data.cases.len() >= 200);
     for SentencepieceCase { text, ids, decoded } in data.cases {
-        let encoded = tokenizer.encode(&text, Beginning::AsWritten);
+        let encoded = tokenizer.encode(&text, Beginning::AsWritten, ROOMY);
         assert_eq!(encoded.as_ref(), Ok(&ids), "{text:?}");
         assert_eq!(decode(&tokenizer, &ids), decoded, "{text:?}");
     }
@@ -80,7 +83,7 @@ fn control_tokens_are_matched_in_a_text_and_shown_in_no_answer() {
     let text = "hello<s> hello123<tool></s>";
     let tokens = spelled(&tokenizer, text, Beginning::AsWritten);
     assert_eq!(tokens, ["hello", "<s>", " hello", "1", "2", "3", "<tool>", "</s>"]);
-    let ids = tokenizer.encode(text, Beginning::AsWritten).expect("any text");
+    let ids = tokenizer.encode(text, Beginning::AsWritten, ROOMY).expect("any text");
     assert_eq!(decode(&tokenizer, &ids), "hello hello123<tool>");
     let control: Vec<bool> = ["<s>", "<tool>", "h"]
         .map(|token| tokenizer.id_of(token))
@@ -115,7 +118,7 @@ fn a_tokenizer_json_reads_as_the_vocabulary_it_was_made_from() {
             assert_eq!(from_json.is_control(id), from_gguf.is_control(id));
         }
         let text = "He said hello, hello 123!\n<s>\u{e9}\u{1f600}";
-        let ids = |tokenizer: &Tokenizer| tokenizer.encode(text, Beginning::AsWritten).expect("any text");
+        let ids = |tokenizer: &Tokenizer| tokenizer.encode(text, Beginning::AsWritten, ROOMY).expect("any text");
         assert_eq!(ids(&from_json), ids(&from_gguf), "{pre}");
     }
 }
@@ -158,7 +161,7 @@ proptest! {
     #[test]
     fn what_is_encoded_decodes_to_itself(text in "\\PC{0,40}") {
         let tokenizer = small();
-        let ids = tokenizer.encode(&text, Beginning::AsWritten).expect("any text can be encoded");
+        let ids = tokenizer.encode(&text, Beginning::AsWritten, ROOMY).expect("any text can be encoded");
         prop_assert_eq!(decode(&tokenizer, &ids), text);
     }
 

@@ -1,5 +1,6 @@
 //! What the process tests share: a server under test, a socket that speaks HTTP byte by byte, waiting with a deadline.
 
+pub mod default_text;
 pub mod http;
 pub mod models;
 pub mod server;
