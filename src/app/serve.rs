@@ -28,7 +28,7 @@ use crate::lifecycle::signal::{self, DrainLimits};
 use crate::lifecycle::stall::StallLimits;
 use crate::lifecycle::watch::{self, WatchSettings};
 use crate::ops::certs;
-use crate::platform::signals::{self, BlockedSignals};
+use crate::platform::signals::{self, Caught};
 use crate::platform::{host, rlimits};
 use crate::telemetry::logs::{self, Format};
 use crate::telemetry::metrics::Metrics;
@@ -92,13 +92,13 @@ pub(super) fn run(args: &ServeArgs) -> ExitCode {
 enum Never {}
 
 fn start(settings: Settings) -> Result<Never, Refusal> {
-    // Before the first thread, so that every thread inherits the mask.
-    let blocked = signals::block();
+    // First of all: from here on a signal to stop is obeyed, whatever is under way.
+    let caught = signals::catch().map_err(Refusal::system)?;
     home::prepare(&settings.home).map_err(Refusal::config)?;
     let settings = Arc::new(settings);
     let lifecycle = Lifecycle::new();
     let state_file = StateFile::at(&settings.home);
-    start_threads(blocked, &settings, &lifecycle, &state_file)?;
+    start_threads(caught, &settings, &lifecycle, &state_file)?;
 
     let opened = loading::open(&settings).map_err(|error| Refusal::config(format!("{error:#}")))?;
     let tls = prepare_tls(&settings)?;
@@ -143,7 +143,7 @@ fn start(settings: Settings) -> Result<Never, Refusal> {
 }
 
 fn start_threads(
-    blocked: BlockedSignals,
+    caught: Caught,
     settings: &Settings,
     lifecycle: &Arc<Lifecycle>,
     state_file: &StateFile,
@@ -157,7 +157,7 @@ fn start_threads(
     lifecycle.exit.start(flush).map_err(Refusal::system)?;
     let times = settings.times;
     let limits = DrainLimits { drain: times.drain, exit_grace: EXIT_GRACE };
-    signal::start(blocked, limits, Arc::clone(lifecycle)).map_err(Refusal::system)?;
+    signal::start(caught, limits, Arc::clone(lifecycle)).map_err(Refusal::system)?;
     let stall = StallLimits { degraded: times.stall_degraded, unready: times.stall_unready, dead: times.stall_dead };
     let watch = WatchSettings { tick: times.watch, runtime_tick: RUNTIME_TICK, stall };
     watch::start(watch, Arc::clone(lifecycle)).map_err(Refusal::system)?;
@@ -270,7 +270,7 @@ fn finish_start(
             if let Err(error) = state_file.write(bound, &opened.card.id) {
                 tracing::warn!(%error, "state/serve.json cannot be written");
             }
-            eprintln!("ready: {} on {}", opened.card.id, bound.listening());
+            eprintln!("ready: {}, {}", opened.card.id, bound.listening());
         }
         Err(StartFailure::Model(what)) => {
             eprintln!("error: {what}");

@@ -144,13 +144,14 @@ impl<B: Backend> Faulty<B> {
         for fault in self.faults.clone() {
             match fault.kind {
                 Kind::Slow(time) if fault.step <= self.step => std::thread::sleep(time),
+                // The first visit of the site from that step on: a given step is either a chunk or a decode step.
+                Kind::Panic(at) if at == site && fault.step <= self.step => panic!("injected panic in {site:?}"),
                 _ if fault.step != self.step => {}
                 Kind::SpinNative => loop {
                     std::hint::spin_loop();
                 },
                 Kind::SleepNative(time) => std::thread::sleep(time),
                 Kind::Error => return Err(DeviceFault("injected device error".to_owned())),
-                Kind::Panic(at) if at == site => panic!("injected panic in {site:?}"),
                 Kind::LostEvent => LOSE_TERMINAL_EVENT.store(true, Ordering::Release),
                 Kind::BlockWorkers => (self.block_workers)(),
                 Kind::Panic(_) | Kind::Nan | Kind::Slow(_) | Kind::Empty | Kind::Wrong | Kind::SlowLoad(_) => {}

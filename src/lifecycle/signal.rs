@@ -1,4 +1,4 @@
-//! The signal thread: it waits for signals that every other thread has blocked and turns each into one act. It owns
+//! The signal thread: it waits for the signals of the process and turns each into one act. It owns
 //! which signal means what; it refuses to wait for anyone but the kernel.
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::lifecycle::Lifecycle;
 use crate::lifecycle::exit::{ExitCode, Order};
 use crate::lifecycle::phase::Phase;
 use crate::lifecycle::stop::{Action, Request, Stop};
-use crate::platform::signals::{self, BlockedSignals, Signal};
+use crate::platform::signals::{Caught, Signal};
 use crate::platform::threads;
 
 /// How long a drain may take.
@@ -21,19 +21,15 @@ pub struct DrainLimits {
     pub exit_grace: Duration,
 }
 
-/// Starts the thread. `blocked` shows that the signals were blocked before any other thread existed.
+/// Starts the thread.
 ///
 /// # Errors
 /// The system gives no thread.
-pub fn start(
-    blocked: BlockedSignals,
-    limits: DrainLimits,
-    lifecycle: Arc<Lifecycle>,
-) -> std::io::Result<JoinHandle<()>> {
+pub fn start(mut signals: Caught, limits: DrainLimits, lifecycle: Arc<Lifecycle>) -> std::io::Result<JoinHandle<()>> {
     thread::Builder::new().name("signal".to_owned()).spawn(move || {
         let stop = Stop::new();
         loop {
-            match signals::wait(&blocked) {
+            match signals.wait() {
                 Signal::Terminate => obey(stop.request(Request::Terminate), limits, &lifecycle),
                 Signal::Interrupt => obey(stop.request(Request::Interrupt), limits, &lifecycle),
                 Signal::HangUp => tracing::warn!("SIGHUP: nothing is reloaded yet; restart to apply changes"),

@@ -1,8 +1,13 @@
-//! Signals as values: blocked in every thread, taken by one. It owns the set of signals that the process handles.
+//! Signals as values, taken by one thread. It owns the set of signals that the process handles. They are caught by a
+//! handler that writes to a pipe and not by `sigwait` behind a mask: libraries that start threads while they are loaded
+//! (OpenBLAS does) have them before any mask of ours, and a signal that such a thread takes would kill the process.
 
-use std::mem::MaybeUninit;
+use std::io;
 
-/// A signal that the process handles.
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::Signals;
+
+/// A signal that the process handles. SIGPIPE is ignored by Rust's runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
     /// SIGTERM.
@@ -15,53 +20,30 @@ pub enum Signal {
     User1,
 }
 
-const HANDLED: [(libc::c_int, Signal); 4] = [
-    (libc::SIGTERM, Signal::Terminate),
-    (libc::SIGINT, Signal::Interrupt),
-    (libc::SIGHUP, Signal::HangUp),
-    (libc::SIGUSR1, Signal::User1),
-];
+const HANDLED: [(i32, Signal); 4] =
+    [(SIGTERM, Signal::Terminate), (SIGINT, Signal::Interrupt), (SIGHUP, Signal::HangUp), (SIGUSR1, Signal::User1)];
 
-/// Shows that the handled signals are blocked in this thread and in every thread it starts.
+/// The signals that arrive from now on; the handled ones no longer have their default effect.
 #[derive(Debug)]
-pub struct BlockedSignals(libc::sigset_t);
+pub struct Caught(Signals);
 
-/// Blocks the handled signals and ignores SIGPIPE. Call it before the first thread is started.
+/// Catches the handled signals.
 ///
-/// # Panics
-/// When the system refuses the mask, which no valid set can cause.
-#[must_use]
-#[allow(unsafe_code)]
-pub fn block() -> BlockedSignals {
-    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: `sigemptyset` initialises the set it is given before anything reads it; `sigaddset` and `pthread_sigmask`
-    // get that initialised set and valid signal numbers; SIG_IGN is a valid disposition for SIGPIPE.
-    let set = unsafe {
-        libc::sigemptyset(set.as_mut_ptr());
-        for (number, _) in HANDLED {
-            libc::sigaddset(set.as_mut_ptr(), number);
-        }
-        let set = set.assume_init();
-        let status = libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
-        assert_eq!(status, 0, "pthread_sigmask takes a valid set");
-        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
-        set
-    };
-    BlockedSignals(set)
+/// # Errors
+/// The system gives no pipe or refuses a handler.
+pub fn catch() -> io::Result<Caught> {
+    Signals::new(HANDLED.map(|(number, _)| number)).map(Caught)
 }
 
-/// Waits for the next handled signal.
-#[allow(unsafe_code)]
-#[must_use]
-pub fn wait(blocked: &BlockedSignals) -> Signal {
-    loop {
-        let mut number: libc::c_int = 0;
-        // SAFETY: the set is initialised and its signals are blocked in this thread; `number` is valid for writes.
-        let status = unsafe { libc::sigwait(&raw const blocked.0, &raw mut number) };
-        if status == 0
-            && let Some((_, signal)) = HANDLED.iter().find(|(handled, _)| *handled == number)
-        {
-            return *signal;
+impl Caught {
+    /// Waits for the next one.
+    #[must_use]
+    pub fn wait(&mut self) -> Signal {
+        loop {
+            let number = self.0.forever().next();
+            if let Some((_, signal)) = HANDLED.iter().find(|(handled, _)| Some(*handled) == number) {
+                return *signal;
+            }
         }
     }
 }

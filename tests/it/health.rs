@@ -13,7 +13,7 @@ fn status(running: &Running, path: &str) -> u16 {
 
 #[test]
 fn p1_live_answers_while_the_engine_spins_and_the_queue_is_full() {
-    let running = Server::new(&tiny()).with(["--fault", "spin_native@2", "--queue", "4", "--rows", "1"]).ready();
+    let running = Server::new(&tiny()).with(["--fault", "spin_native@2", "--queue-jobs", "4", "--rows", "1"]).ready();
     let mut held: Vec<Connection> = (0..256).map(|_| running.connect()).collect();
     for connection in held.iter_mut().take(16) {
         connection.send_chat(&chat("Count.", 64, false)).expect("the server reads");
@@ -59,8 +59,8 @@ fn p2_ready_only_after_a_real_token_and_not_after_a_termination() {
 #[test]
 fn p3_silence_degrades_then_unreadies_then_ends_with_a_dump_and_70() {
     let running = Server::new(&tiny())
-        .with(["--fault", "spin_native@3", "--stall-degraded-seconds", "1", "--stall-unready-seconds", "2"])
-        .with(["--stall-dead-seconds", "4"])
+        .with(["--fault", "spin_native@3", "--stall-degraded-seconds", "2", "--stall-unready-seconds", "3"])
+        .with(["--stall-dead-seconds", "5"])
         .ready();
     let mut stuck = running.connect();
     stuck.send_chat(&chat("Count.", 64, false)).expect("the server reads");
@@ -72,8 +72,8 @@ fn p3_silence_degrades_then_unreadies_then_ends_with_a_dump_and_70() {
         })
     };
     let within = |age: f64, limit: f64| assert!(age >= limit && age <= limit + 1.25, "{age} s, limit {limit} s");
-    within(until("degraded"), 1.0);
-    within(until("stalled"), 2.0);
+    within(until("degraded"), 2.0);
+    within(until("stalled"), 3.0);
     assert_eq!(status(&running, "/health/ready"), 503);
     assert_eq!(status(&running, "/v1/models"), 503);
     let answer = stuck.answer().expect("the hung request is answered");

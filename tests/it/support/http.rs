@@ -59,10 +59,15 @@ pub fn chat(question: &str, tokens_max: u32, stream: bool) -> String {
 impl Connection {
     /// Connects.
     pub fn to(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).expect("the listener accepts");
-        stream.set_read_timeout(Some(READ_LIMIT)).expect("a valid limit");
-        stream.set_nodelay(true).expect("a connected socket");
-        Self { stream: BufReader::new(stream) }
+        Self::try_to(address).expect("the listener accepts")
+    }
+
+    /// Connects, if anyone listens.
+    pub fn try_to(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(READ_LIMIT))?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream: BufReader::new(stream) })
     }
 
     /// Sends bytes as they are.

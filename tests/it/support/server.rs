@@ -3,6 +3,7 @@
 
 use std::io::Read;
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -34,7 +35,7 @@ pub struct Running {
 /// How a server ended.
 #[derive(Debug)]
 pub struct Ended {
-    /// The exit code; -1 when a signal killed it.
+    /// The exit code, or the negative number of the signal that killed it.
     pub code: i32,
     /// From the moment given to the end.
     pub after: Duration,
@@ -43,11 +44,9 @@ pub struct Ended {
 }
 
 impl Server {
-    /// A server on free loopback ports, with a drain of one second.
+    /// A server on free loopback ports, with a drain of one second, unless other arguments say otherwise.
     pub fn new(model: &Path) -> Self {
-        let arguments = ["serve", "--port", "0", "--tls-port", "0", "--drain-seconds", "1", "--model"];
-        let mut arguments: Vec<String> = arguments.map(str::to_owned).to_vec();
-        arguments.push(model.display().to_string());
+        let arguments = vec!["serve".to_owned(), "--model".to_owned(), model.display().to_string()];
         Self { arguments, home: None }
     }
 
@@ -67,8 +66,11 @@ impl Server {
     pub fn start(self) -> Running {
         let folder = self.home.is_none().then(|| TempDir::new().expect("a folder for a home"));
         let home = self.home.unwrap_or_else(|| folder.as_ref().expect("made above").path().join("home"));
+        let given = |flag: &str| self.arguments.iter().any(|argument| argument == flag);
+        let defaults = [["--port", "0"], ["--tls-port", "0"], ["--drain-seconds", "1"]];
         let mut child = Command::new(env!("CARGO_BIN_EXE_sanctum-mlx"))
             .args(&self.arguments)
+            .args(defaults.iter().filter(|[flag, _]| !given(flag)).flatten())
             .arg("--home")
             .arg(&home)
             .stdin(Stdio::null())
@@ -199,7 +201,7 @@ impl Drop for Running {
     }
 }
 
-/// The exit code; -1 for a death by signal.
+/// The exit code, or the negative number of the signal.
 fn code(status: ExitStatus) -> i32 {
-    status.code().unwrap_or(-1)
+    status.code().or_else(|| status.signal().map(|number| -number)).expect("a process ends by a code or a signal")
 }
