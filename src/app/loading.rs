@@ -67,11 +67,11 @@ impl Opened {
     ) -> impl FnOnce(&Progress) -> Result<Runner, StartFailure> + Send + 'static {
         let (checkpoint, plan) = (Arc::clone(&self.checkpoint), self.plan.clone());
         move |progress| {
-            let loaded = Cell::new(0);
+            let loaded = Cell::new(0_usize);
             let report = |step: runner::Progress<'_>| match step {
                 runner::Progress::Tensor { of, .. } => {
                     loaded.set(loaded.get() + 1);
-                    if loaded.get() % of.div_ceil(PROGRESS_PARTS).max(1) == 0 || loaded.get() == of {
+                    if loaded.get().is_multiple_of(of.div_ceil(PROGRESS_PARTS).max(1)) || loaded.get() == of {
                         tracing::info!("loaded {} of {of} tensors", loaded.get());
                     }
                     progress.beat(Unit::TensorLoaded);

@@ -83,7 +83,8 @@ impl Handle {
     pub fn submit(&self, job: Job) -> Result<Events, Refusal> {
         let phase = self.lifecycle.phase.now();
         let Some(capacity) = self.capacity() else { return Err(Refusal::NotReady(phase)) };
-        if !phase.can_answer() {
+        // During a drain the edge turns new requests away; one that was in flight before may still get its job.
+        if !phase.can_answer() && phase != Phase::Draining {
             return Err(Refusal::NotReady(phase));
         }
         assert!(!job.prompt.is_empty(), "the edge refuses an empty prompt");

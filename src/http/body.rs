@@ -3,15 +3,15 @@
 
 use std::time::Duration;
 
+use axum::body::Body;
 use bytes::{Bytes, BytesMut};
 use http_body::Body as _;
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 
 use crate::http::error::Problem;
 
 /// The whole body.
-pub(crate) async fn read(body: Incoming, limit: u64, time: Duration) -> Result<Bytes, Problem> {
+pub(crate) async fn read(body: Body, limit: u64, time: Duration) -> Result<Bytes, Problem> {
     let declared = body.size_hint().lower();
     if declared > limit {
         return Err(Problem::BodyTooLarge { limit, size: Some(declared) });
@@ -22,7 +22,7 @@ pub(crate) async fn read(body: Incoming, limit: u64, time: Duration) -> Result<B
     }
 }
 
-async fn collect(mut body: Incoming, limit: u64) -> Result<Bytes, Problem> {
+async fn collect(mut body: Body, limit: u64) -> Result<Bytes, Problem> {
     let mut bytes = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| Problem::BodyBroken)?;

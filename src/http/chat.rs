@@ -5,7 +5,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use hyper::body::Incoming;
 use hyper::header::{CACHE_CONTROL, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Response, StatusCode};
@@ -27,7 +26,7 @@ use crate::http::{ModelCard, State, body, health};
 pub(crate) async fn complete(
     state: &Arc<State>,
     head: &Parts,
-    body: Incoming,
+    body: axum::body::Body,
     arrived: Instant,
 ) -> Result<Response<Body>, Problem> {
     health::check_answering(state)?;

@@ -8,6 +8,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
@@ -19,8 +20,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
 
-use crate::http::reply::{Body, Flight, Unfinished};
+use crate::http::reply::{Carried, Flight, Unfinished};
 use crate::http::seats::{Seat, Seated};
 use crate::http::serve::Surface;
 use crate::http::wire::{Landing, Wire};
@@ -55,6 +57,8 @@ pub(crate) struct Guest {
     pub(crate) surface: Surface,
     pub(crate) address: SocketAddr,
     pub(crate) state: Arc<State>,
+    /// Where requests go.
+    pub(crate) routes: Router,
     /// Runs the streams of HTTP/2.
     pub(crate) tasks: TaskTracker,
 }
@@ -260,29 +264,32 @@ async fn must_leave(lifecycle: &Lifecycle, seat: &Seat) -> Leave {
     }
 }
 
-type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+type Answering = Pin<Box<dyn Future<Output = Result<Response<Carried>, Infallible>> + Send>>;
 
 /// One request after the other, each in flight from its complete head on.
 fn service(
     guest: &Guest,
     peer: Peer,
     landing: Arc<Landing>,
-) -> impl HttpService<Incoming, ResBody = Body, Error = Infallible, Future = Answering> + Unpin + use<> {
+) -> impl HttpService<Incoming, ResBody = Carried, Error = Infallible, Future = Answering> + Unpin + use<> {
     let state = Arc::clone(&guest.state);
     let seat = Arc::clone(&guest.seated.seat);
     let peer = Arc::new(peer);
-    service_fn(move |request: Request<Incoming>| -> Answering {
+    let routes = guest.routes.clone();
+    service_fn(move |mut request: Request<Incoming>| -> Answering {
         let flight = Flight::enter(&state.lifecycle.drain, &landing, &seat);
-        let (state, peer) = (Arc::clone(&state), Arc::clone(&peer));
+        let (state, peer, routes) = (Arc::clone(&state), Arc::clone(&peer), routes.clone());
         // Asked here and once, so that a request counted before the drain began is not refused because of it.
         let is_closing = state.lifecycle.drain.begun().is_cancelled();
         Box::pin(async move {
             let response = if is_closing {
                 router::refuse(&state, &peer, &request)
             } else {
-                router::answer(&state, &peer, request).await
+                request.extensions_mut().insert(peer);
+                let Ok(response) = routes.oneshot(request).await;
+                response
             };
-            Ok(response.map(|body| body.carrying(flight)))
+            Ok(response.map(|body| Carried::new(body, flight)))
         })
     })
 }

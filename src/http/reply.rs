@@ -1,5 +1,5 @@
-//! Response bodies: whole, or a stream whose frames a task hands over. A body carries its request's [`Flight`], so a
-//! request is in flight for as long as its body exists, and its seat is busy.
+//! Response bodies: whole, or a stream whose frames a task hands over. On its way to the client a body carries its
+//! request's [`Flight`], so a request is in flight for as long as its body exists, and its seat is busy.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -40,12 +40,38 @@ impl Drop for Flight {
     }
 }
 
-/// The body of a response.
+/// What a handler answers with.
 #[derive(Debug)]
-pub(crate) struct Body {
-    content: Content,
-    /// Dropped with the body; `None` until the response leaves the router.
-    _flight: Option<Flight>,
+pub(crate) struct Body(Content);
+
+/// A body on its way to the client, with the request's flight: dropped together.
+#[derive(Debug)]
+pub(crate) struct Carried {
+    body: axum::body::Body,
+    _flight: Flight,
+}
+
+impl Carried {
+    pub(crate) fn new(body: axum::body::Body, flight: Flight) -> Self {
+        Self { body, _flight: flight }
+    }
+}
+
+impl http_body::Body for Carried {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 #[derive(Debug)]
@@ -73,16 +99,11 @@ pub(crate) struct Unfinished;
 
 impl Body {
     pub(crate) fn whole(bytes: impl Into<Bytes>) -> Self {
-        Self { content: Content::Whole(bytes.into()), _flight: None }
+        Self(Content::Whole(bytes.into()))
     }
 
     pub(crate) fn stream(parts: mpsc::Receiver<Part>) -> Self {
-        Self { content: Content::Stream(parts), _flight: None }
-    }
-
-    /// Ties the request's flight to this body.
-    pub(crate) fn carrying(self, flight: Flight) -> Self {
-        Self { _flight: Some(flight), ..self }
+        Self(Content::Stream(parts))
     }
 }
 
@@ -91,7 +112,7 @@ impl http_body::Body for Body {
     type Error = Unfinished;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Unfinished>>> {
-        let parts = match &mut self.content {
+        let parts = match &mut self.0 {
             Content::Whole(bytes) if bytes.is_empty() => return Poll::Ready(None),
             Content::Whole(bytes) => return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Content::Stream(parts) => parts,
@@ -99,7 +120,7 @@ impl http_body::Body for Body {
         match ready!(parts.poll_recv(cx)) {
             Some(Part::More(bytes)) => Poll::Ready(Some(Ok(Frame::data(bytes)))),
             Some(Part::Last(bytes)) => {
-                self.content = Content::Whole(Bytes::new());
+                self.0 = Content::Whole(Bytes::new());
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
             None => Poll::Ready(Some(Err(Unfinished))),
@@ -107,14 +128,14 @@ impl http_body::Body for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.content {
+        match &self.0 {
             Content::Whole(bytes) => bytes.is_empty(),
             Content::Stream(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.content {
+        match &self.0 {
             Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Content::Stream(_) => SizeHint::default(),
         }

@@ -4,7 +4,11 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use hyper::body::Incoming;
+use axum::Router;
+use axum::body::Body as AxumBody;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{self, Extension, Path};
+use axum::routing::any;
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CONNECTION,
     CONTENT_TYPE, HeaderMap, HeaderValue, ORIGIN, VARY,
@@ -57,21 +61,6 @@ enum Route {
 }
 
 impl Route {
-    fn find(path: &str) -> Result<Self, Problem> {
-        match path {
-            "/v1/models" => Ok(Self::Models),
-            "/v1/chat/completions" => Ok(Self::Chat),
-            "/health/live" => Ok(Self::Live),
-            "/health/ready" => Ok(Self::Ready),
-            "/health" => Ok(Self::Health),
-            "/metrics" => Ok(Self::Metrics),
-            _ => match path.strip_prefix("/v1/models/").filter(|id| !id.is_empty()).and_then(decode) {
-                Some(id) => Ok(Self::Model(id)),
-                None => Err(unknown(path)),
-            },
-        }
-    }
-
     fn allow(&self) -> &'static str {
         match self {
             Self::Chat => "POST, OPTIONS",
@@ -112,24 +101,68 @@ struct Caller {
     route: &'static str,
 }
 
+/// The table of routes. Every method comes to the same handler, which checks the door before it judges the method.
+pub(crate) fn routes(state: &Arc<State>) -> Router {
+    let fixed = [
+        ("/v1/models", Route::Models),
+        ("/v1/chat/completions", Route::Chat),
+        ("/health/live", Route::Live),
+        ("/health/ready", Route::Ready),
+        ("/health", Route::Health),
+        ("/metrics", Route::Metrics),
+    ];
+    let mut router = Router::new();
+    for (path, route) in fixed {
+        let handler = |extract::State(state): extract::State<Arc<State>>,
+                       Extension(peer): Extension<Arc<Peer>>,
+                       request| async move { answer(&state, &peer, request, Ok(route)).await };
+        router = router.route(path, any(handler));
+    }
+    router.route("/v1/models/{*id}", any(model)).fallback(nothing).with_state(Arc::clone(state))
+}
+
+/// A model by its id, decoded; ids with slashes work raw and encoded.
+async fn model(
+    id: Result<Path<String>, PathRejection>,
+    extract::State(state): extract::State<Arc<State>>,
+    Extension(peer): Extension<Arc<Peer>>,
+    request: Request<AxumBody>,
+) -> Response<AxumBody> {
+    let route = id.map(|Path(id)| Route::Model(id)).map_err(|_| unknown(request.uri().path()));
+    answer(&state, &peer, request, route).await
+}
+
+async fn nothing(
+    extract::State(state): extract::State<Arc<State>>,
+    Extension(peer): Extension<Arc<Peer>>,
+    request: Request<AxumBody>,
+) -> Response<AxumBody> {
+    let route = Err(unknown(request.uri().path()));
+    answer(&state, &peer, request, route).await
+}
+
 /// Answers one request; every way out of it has an id, an instance and a count.
-pub(crate) async fn answer(state: &Arc<State>, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
-    let route = Route::find(request.uri().path());
+async fn answer(
+    state: &Arc<State>,
+    peer: &Peer,
+    request: Request<AxumBody>,
+    route: Result<Route, Problem>,
+) -> Response<AxumBody> {
     let caller = Caller::new(state, &request, route.as_ref().map_or("none", Route::name));
     let answered = admit(state, peer, request, route, caller.arrived).await;
-    stamped(state, peer, &caller, answered.unwrap_or_else(Problem::into_response))
+    stamped(state, peer, &caller, answered.unwrap_or_else(Problem::into_response)).map(AxumBody::new)
 }
 
 /// Tells one who asks during a drain, on a connection that then closes (L3).
-pub(crate) fn refuse(state: &State, peer: &Peer, request: &Request<Incoming>) -> Response<Body> {
+pub(crate) fn refuse(state: &State, peer: &Peer, request: &Request<impl Sized>) -> Response<AxumBody> {
     let caller = Caller::new(state, request, "none");
     let mut response = stamped(state, peer, &caller, leaving(state).into_response());
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    response
+    response.map(AxumBody::new)
 }
 
 impl Caller {
-    fn new(state: &State, request: &Request<Incoming>, route: &'static str) -> Self {
+    fn new(state: &State, request: &Request<impl Sized>, route: &'static str) -> Self {
         let origin = request.headers().get(ORIGIN).filter(|origin| state.door.knows_origin(origin)).cloned();
         Self { arrived: Instant::now(), id: request_id(request.headers()), origin, route }
     }
@@ -166,7 +199,7 @@ fn leaving(state: &State) -> Problem {
 async fn admit(
     state: &Arc<State>,
     peer: &Peer,
-    request: Request<Incoming>,
+    request: Request<AxumBody>,
     route: Result<Route, Problem>,
     arrived: Instant,
 ) -> Result<Response<Body>, Problem> {
@@ -242,43 +275,18 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
-/// Percent-decoded, if that is UTF-8.
-fn decode(path: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(path.len());
-    let mut rest = path.as_bytes();
-    while let [first, after @ ..] = rest {
-        if *first == b'%' {
-            let digits = std::str::from_utf8(after.get(..2)?).ok()?;
-            bytes.push(u8::from_str_radix(digits, 16).ok()?);
-            rest = &after[2..];
-        } else {
-            bytes.push(*first);
-            rest = after;
-        }
-    }
-    String::from_utf8(bytes).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn an_id_with_a_slash_works_raw_and_encoded() {
-        for path in ["/v1/models/org/name", "/v1/models/org%2Fname", "/v1/models/org%2fname"] {
-            assert_eq!(Route::find(path), Ok(Route::Model("org/name".to_owned())), "{path}");
-        }
-        for path in ["/v1/models/", "/v1/models/%", "/v1/models/%zz", "/v1/models/%ff", "/v1", "", "/health/"] {
-            assert!(matches!(Route::find(path), Err(Problem::UnknownRoute(_))), "{path}");
-        }
-    }
-
-    #[test]
     fn a_route_of_openais_that_is_not_served_says_so() {
         for path in ["/v1/embeddings", "/v1/audio/speech", "/openapi.json"] {
-            assert!(matches!(Route::find(path), Err(Problem::UnservedRoute(_))), "{path}");
+            assert!(matches!(unknown(path), Problem::UnservedRoute(_)), "{path}");
         }
-        assert!(matches!(Route::find("/v1/embeddingsx"), Err(Problem::UnknownRoute(_))));
+        for path in ["/v1/embeddingsx", "/v1", "", "/health/"] {
+            assert!(matches!(unknown(path), Problem::UnknownRoute(_)), "{path}");
+        }
     }
 
     #[test]

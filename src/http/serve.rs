@@ -10,9 +10,9 @@ use std::time::Duration;
 use rustls::ServerConfig;
 use tokio_util::task::TaskTracker;
 
-use crate::http::State;
 use crate::http::connection::{self, Guest};
 use crate::http::seats::Seats;
+use crate::http::{State, router};
 
 /// After a failed accept; such errors are weather (no descriptors, no buffers) and pass.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
@@ -48,6 +48,7 @@ pub async fn serve(front: Front) -> io::Result<()> {
     let Front { listener, surface, seats, state } = front;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let connections = TaskTracker::new();
+    let routes = router::routes(&state);
     let begun = state.lifecycle.drain.begun().clone();
     loop {
         let accepted = tokio::select! {
@@ -72,8 +73,14 @@ pub async fn serve(front: Front) -> io::Result<()> {
             () = begun.cancelled() => break,
             seated = seats.take() => seated,
         };
-        let guest =
-            Guest { seated, surface: surface.clone(), address, state: Arc::clone(&state), tasks: connections.clone() };
+        let guest = Guest {
+            seated,
+            surface: surface.clone(),
+            address,
+            state: Arc::clone(&state),
+            routes: routes.clone(),
+            tasks: connections.clone(),
+        };
         connections.spawn(connection::run(stream, guest));
     }
     drop(listener);
