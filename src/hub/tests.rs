@@ -1,14 +1,14 @@
 //! Names, paths and downloads, against a hub on loopback.
 
+#[path = "../../tests/it/support/hub.rs"]
+mod double;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::hub::{Access, HubError, ModelName, Progress};
-
-#[path = "../../tests/it/support/hub.rs"]
-mod double;
 
 use double::{Fault, HubDouble, REPOSITORY};
 

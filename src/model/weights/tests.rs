@@ -1,5 +1,8 @@
 //! Whole models: the tiny one in every layout, the default one, and both damaged by seed (E9).
 
+#[path = "../../../tests/it/support/models.rs"]
+mod models;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Seek, Write};
@@ -9,9 +12,6 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use crate::model::weights::{Checkpoint, Dtype, Representation, TextSource, gguf, safetensors};
-
-#[path = "../../../tests/it/support/models.rs"]
-mod models;
 
 use models::{Damage, Layout, Random};
 
