@@ -6,7 +6,7 @@
 //! position alone, so token t of a row depends on (seed, t, logits) and on nothing else that runs.
 //!
 //! Ties at a cut (top-k, top-p) are kept: they have equal claim. A row whose logits are not finite reports
-//! [`Choice::FAILED`] in place of its token; the check is part of the same evaluation.
+//! `Choice::FAILED` in place of its token; the check is part of the same evaluation.
 
 mod chance;
 mod cut;
@@ -36,7 +36,7 @@ pub struct Sampler {
 pub struct Choice {
     /// `[1, 1]`, always a valid token id: what the next step is fed with.
     pub token: Array,
-    /// `[1]`: the token, or [`Choice::FAILED`].
+    /// `[1]`: the token, or `Choice::FAILED`.
     report: Array,
 }
 

@@ -1,6 +1,6 @@
 //! Tokens back to text, one at a time. What comes out is whole characters only: bytes that may still become a character
 //! wait, at most three of them. Each token costs a copy of its own bytes; nothing is decoded twice. It refuses to know
-//! how the vocabulary spells its tokens, which [`Pieces`] has settled.
+//! how the vocabulary spells its tokens, which `Pieces` has settled.
 //!
 //! Invariant: the pieces that came out, joined, are the lossy UTF-8 reading of the joined bytes of the tokens.
 

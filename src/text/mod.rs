@@ -1,6 +1,6 @@
 //! Text on its way into the model and out of it: chat templates, tokenising, incremental detokenising, stop strings.
 //! It knows nothing of HTTP, threads or arrays; what it is given is text and JSON, what it gives is token ids and text.
-//! Encoding costs milliseconds to a second and belongs on the blocking pool; a [`Detokenizer`] and [`StopStrings`] cost
+//! Encoding costs milliseconds to a second and belongs on the blocking pool; [`Detokenizer`], [`stop::StopStrings`] cost
 //! a copy a token and run wherever events arrive.
 //!
 //! Invariants: everything here is a function of its arguments (but for the date a template asks for); [`Text`] is

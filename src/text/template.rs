@@ -55,7 +55,7 @@ pub enum TemplateError {
     /// A template variable that a request may not set.
     #[error("chat_template_kwargs may not set {0:?}")]
     Reserved(String),
-    /// The template does more than [`FUEL`] allows.
+    /// The template does more than `FUEL` allows.
     #[error("the chat template does more work than its limit of {FUEL} instructions allows")]
     TooMuchWork,
     /// The text is longer than [`RENDERED_BYTES_MAX`].

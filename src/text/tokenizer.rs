@@ -57,7 +57,7 @@ pub enum TokenizerError {
     /// It decodes in a way that cannot be done token by token here.
     #[error("tokenizer.json has the decoder {0}; supported are ByteLevel, Metaspace and Replace with ByteFallback")]
     Decoder(String),
-    /// More ids than [`TOKENS_MAX`].
+    /// More ids than `TOKENS_MAX`.
     #[error("the vocabulary has ids beyond the limit of {TOKENS_MAX} tokens")]
     TooManyTokens,
     /// The vocabulary inside a GGUF file does not hold together.

@@ -45,7 +45,7 @@ fn assert_gone(ended: &Ended, code: i32, bound: Duration) {
 
 #[test]
 fn l5_exits_while_native_code_spins() {
-    many("L5 spin_native", 12, |_| {
+    many("L5", 12, |_| {
         let running = Server::new(&tiny()).with(["--fault", "spin_native@3"]).ready();
         let mut stuck = running.connect();
         stuck.send_chat(&chat("Count.", 64, false)).expect("the server reads");
@@ -58,7 +58,7 @@ fn l5_exits_while_native_code_spins() {
 
 #[test]
 fn l5_exits_while_a_client_never_reads() {
-    many("L5 client never reads", 12, |_| {
+    many("L5", 12, |_| {
         let running = Server::new(&tiny()).with(["--fault", "slow=5@1"]).ready();
         let _never_read: Vec<Connection> = (0..3)
             .map(|_| {
@@ -78,7 +78,7 @@ fn l5_exits_while_a_client_never_reads() {
 
 #[test]
 fn l5_exits_while_every_tokio_worker_is_blocked() {
-    many("L5 block_workers", 12, |_| {
+    many("L5", 12, |_| {
         let running = Server::new(&tiny()).with(["--fault", "block_workers@2"]).ready();
         let mut stuck = running.connect();
         stuck.send_chat(&chat("Count.", 64, true)).expect("the server reads");

@@ -7,4 +7,5 @@ mod chat;
 mod drain;
 mod exit;
 mod health;
+mod refusals;
 mod text;

@@ -31,7 +31,7 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
 
 /// The line that `scripts/guarantees` collects.
 pub fn tell_trials(row: &str, run: usize, promised: usize) {
-    println!("row {row}: {run} trials run, {promised} promised");
+    println!("{row}, {run} trials run, {promised} trials promised");
     assert!(run >= promised, "row {row}: fewer trials than promised");
 }
 
