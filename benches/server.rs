@@ -29,8 +29,11 @@ mod tax;
 
 use report::Row;
 
+/// Measures a group of rows.
+type Measure = fn() -> Vec<Row>;
+
 /// The groups in the order in which they run: those that share the process before those that start their own.
-const GROUPS: [(&str, fn() -> Vec<Row>); 4] =
+const GROUPS: [(&str, Measure); 4] =
     [("S2", host::per_token), ("S3", host::first_token), ("S1", || vec![tax::row()]), ("process", process::rows)];
 
 fn main() {
