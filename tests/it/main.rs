@@ -9,3 +9,4 @@ mod exit;
 mod health;
 mod refusals;
 mod text;
+mod tls;
