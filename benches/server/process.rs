@@ -61,7 +61,7 @@ pub fn rows() -> Vec<Row> {
 
 fn start(home: &Path) -> (Running, Start) {
     let begun = Instant::now();
-    let server = Server::new(&site::model_folder()).with(["--queue-wait-seconds", "600"]).at_home(home);
+    let server = Server::new(&site::model_folder()).with(["--queue-wait-seconds", "600"]).at_home(&home.join("home"));
     let mut running = server.start();
     eventually("listening", || running.stderr().contains("listening: ").then_some(()));
     let listening = begun.elapsed().as_secs_f64();
