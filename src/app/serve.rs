@@ -35,9 +35,6 @@ use crate::telemetry::metrics::Metrics;
 
 /// After the drain deadline, the process is forced to end this much later.
 const EXIT_GRACE: Duration = Duration::from_secs(1);
-/// The public runtime's ticker, by which the watch thread sees blocked workers; twice a second costs an idle machine
-/// nothing that it would notice.
-const RUNTIME_TICK: Duration = Duration::from_millis(500);
 /// Most workers of the public runtime: it parses and writes, and the cores are the model's.
 const WORKERS_MAX: usize = 4;
 /// Open files besides connections: libraries, model files, logs, listeners.
@@ -159,7 +156,7 @@ fn start_threads(
     let limits = DrainLimits { drain: times.drain, exit_grace: EXIT_GRACE };
     signal::start(caught, limits, Arc::clone(lifecycle)).map_err(Refusal::system)?;
     let stall = StallLimits { degraded: times.stall_degraded, unready: times.stall_unready, dead: times.stall_dead };
-    let watch = WatchSettings { tick: times.watch, runtime_tick: RUNTIME_TICK, stall };
+    let watch = WatchSettings { tick: times.watch, runtime_tick: http::tick::TICK, stall };
     watch::start(watch, Arc::clone(lifecycle)).map_err(Refusal::system)?;
     Ok(())
 }

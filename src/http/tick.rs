@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::http::State;
 
 /// Between two ticks; two wake-ups a second keep an idle laptop idle.
-const TICK: Duration = Duration::from_millis(500);
+pub const TICK: Duration = Duration::from_millis(500);
 /// Later than this is counted.
 const LATE: Duration = Duration::from_millis(100);
 /// Later than this is logged.
