@@ -1,14 +1,29 @@
-//! Says where MLX's library is found at run time, and which revision this is.
+//! Compiles the one C++ file (a primitive of MLX's graph that calls Rust), says where MLX's library is found at run time,
+//! and which revision this is.
 
 use std::{env, path::Path, process::Command};
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     publish_revision();
+    compile_primitive();
     // macOS links MLX statically and looks for its metallib beside the binary first: nothing to say there.
     if env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux") {
         set_run_path();
     }
+}
+
+/// Against the headers of the MLX that will be linked; mlx-sys publishes their folders on every system.
+fn compile_primitive() {
+    const SOURCE: &str = "src/kernels/cpu/primitive.cpp";
+    println!("cargo:rerun-if-changed={SOURCE}");
+    let folders = env::var("DEP_MLX_INCLUDE").expect("MLX is not prepared: run scripts/setup");
+    let mut build = cc::Build::new();
+    for folder in env::split_paths(&folders) {
+        // As the system's own headers: their warnings are not ours to mend.
+        build.flag("-isystem").flag(folder);
+    }
+    build.cpp(true).std("c++20").file(SOURCE).compile("sanctum_primitive");
 }
 
 /// An installed binary keeps its libraries in `../lib`; one in `target/` uses the folder made by `scripts/setup`.

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use sanctum_mlx::engine::backend::{Backend, Decoded, RowId};
 use sanctum_mlx::job::Sampling;
-use sanctum_mlx::kernels::{Mask, Rope, RopeScaling, attention, rms_norm};
-use sanctum_mlx::mlx::{self, Array, eval, from_f32, from_tokens};
+use sanctum_mlx::kernels::machine;
+use sanctum_mlx::mlx::{self, eval, from_tokens};
 use sanctum_mlx::model::registry::check;
 use sanctum_mlx::model::weights::Checkpoint;
 use sanctum_mlx::runner::{Runner, RunnerSettings};
@@ -19,15 +19,14 @@ use sanctum_mlx::runner::{Runner, RunnerSettings};
 const DECODE_TOKENS: usize = 48;
 /// Samples of each figure; the median is told, and the best.
 const SAMPLES: usize = 5;
-/// Floats read for the bandwidth: far more than any cache holds.
-const BANDWIDTH_FLOATS: usize = 96 << 20;
 
 fn main() {
     let folder = std::env::var_os("SANCTUM_MLX_HOME").map(PathBuf::from);
     let home = folder.or_else(|| std::env::home_dir().map(|home| home.join(".sanctum-mlx"))).expect("a home folder");
     let checkpoint = Checkpoint::open(&home.join("models/default")).expect("the default model; run scripts/setup");
-    let bandwidth = bandwidth();
-    println!("memory bandwidth           {bandwidth:8.1} GB/s, all threads reading");
+    let bandwidth = machine::read_bandwidth() / 1e9;
+    println!("kernels                    {}", machine::describe());
+    println!("memory bandwidth           {bandwidth:8.1} GB/s, all threads reading 256 MB");
 
     let plan = check(&checkpoint).expect("supported");
     let begun = Instant::now();
@@ -59,8 +58,7 @@ fn main() {
         begun.elapsed().as_secs_f64() * 1e6
     });
     println!("graph of one step, host    {:8.0} µs", host.0);
-    operations();
-    println!("memory bandwidth, after    {:8.1} GB/s", self::bandwidth());
+    println!("memory bandwidth, after    {:8.1} GB/s", machine::read_bandwidth() / 1e9);
 }
 
 /// Settings that use every part of sampling.
@@ -103,72 +101,6 @@ fn decode(runner: &mut Runner, sampling: &Sampling) -> Duration {
     let took = begun.elapsed();
     runner.close(row);
     took
-}
-
-/// The choices of `kernels` against MLX's fast operations, in the shapes of a decoded token and of a prefill chunk.
-fn operations() {
-    for length in [1, 32] {
-        let values = |count: usize| (0..count).map(|at| (at % 89) as f32 / 44.0 - 1.0).collect::<Vec<_>>();
-        let x = from_f32(&values(length * 576), &[1, length, 576]);
-        let weight = from_f32(&values(576), &[576]);
-        let rotated = from_f32(&values(12 * length * 64), &[1, 12, length, 64]);
-        let q = from_f32(&values(9 * length * 64), &[1, 9, length, 64]);
-        let k = from_f32(&values(3 * (200 + length) * 64), &[1, 3, 200 + length, 64]);
-        let (rope, mask) = (Rope::new(64, 100_000.0, RopeScaling::None, false), Mask::causal(200, length));
-        let angles = rope.angles(200, length);
-        let causal = || (length > 1).then_some(mlx_rs::fast::ScaledDotProductAttentionMask::Causal);
-        let ours: [(&str, f64); 3] = [
-            ("rms_norm", microseconds(|| rms_norm(&x, &weight, 1e-5).expect("fits"))),
-            ("rope", microseconds(|| rope.rotate(&rotated, &angles).expect("fits"))),
-            ("attention", microseconds(|| attention(&q, &k, &k, 0.125, &mask).expect("fits"))),
-        ];
-        let fast = [
-            microseconds(|| mlx_rs::fast::rms_norm(&x, Some(&weight), 1e-5).expect("fits")),
-            microseconds(|| mlx_rs::fast::rope(&rotated, 64, false, 1e5, 1.0, 200, None).expect("fits")),
-            microseconds(|| {
-                mlx_rs::fast::scaled_dot_product_attention(&q, &k, &k, 0.125, causal(), None).expect("fits")
-            }),
-        ];
-        for ((name, ours), fast) in ours.into_iter().zip(fast) {
-            println!("{name:<10} of {length:2} tokens    {ours:8.1} µs here, {fast:.1} µs by MLX's fast operation");
-        }
-    }
-}
-
-/// Of one operation, as part of an evaluation of many: the best of the samples.
-fn microseconds(operation: impl Fn() -> Array) -> f64 {
-    const TIMES: usize = 50;
-    let sample = || {
-        let results: Vec<Array> = (0..TIMES).map(|_| operation()).collect();
-        let begun = Instant::now();
-        eval(&results).expect("runs");
-        begun.elapsed().as_secs_f64() * 1e6 / TIMES as f64
-    };
-    (0..4 * SAMPLES).map(|_| sample()).fold(f64::INFINITY, f64::min)
-}
-
-/// Gigabytes a second that all threads together read: the best of the samples.
-fn bandwidth() -> f64 {
-    let floats = vec![1.0_f32; BANDWIDTH_FLOATS];
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let part = BANDWIDTH_FLOATS / threads;
-    let sample = || {
-        let begun = Instant::now();
-        std::thread::scope(|scope| {
-            for floats in floats.chunks(part) {
-                scope.spawn(|| {
-                    // Sixty-four sums at once, so that additions never wait for each other.
-                    let mut sums = [0.0_f32; 64];
-                    for chunk in floats.as_chunks::<64>().0 {
-                        sums.iter_mut().zip(chunk).for_each(|(sum, float)| *sum += float);
-                    }
-                    black_box(sums);
-                });
-            }
-        });
-        (floats.len() * 4) as f64 / begun.elapsed().as_secs_f64() / 1e9
-    };
-    (0..SAMPLES).map(|_| sample()).fold(0.0, f64::max)
 }
 
 /// The most that the process ever had in memory; 0 where the system does not say so in a file.

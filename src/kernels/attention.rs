@@ -1,98 +1,112 @@
-//! Scaled dot-product attention over grouped key/value heads.
+//! Attention over grouped key/value heads: the rotation of queries and keys, the cache, and the mixture of values.
 
 use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
-use mlx_rs::ops::softmax_axis;
+use mlx_rs::ops::concatenate;
 
-use crate::mlx::{Array, Device, Result, device, dim, from_f32};
+use crate::kernels::cpu::{self, Span};
+use crate::kernels::rope::{Angles, Rope};
+use crate::mlx::{Array, Device, Dtype, Result, device, dim, slice, slice_update};
 
-/// What each query may see: itself and everything before it. Shared by the layers of one forward pass.
-#[derive(Debug)]
-pub struct Mask {
-    /// Queries in this pass.
-    queries: usize,
-    /// On the CPU, with more than one query: 0 or −∞, `[L, S]`.
-    additive: Option<Array>,
+/// Heads of the queries, the keys and the values, which lie beside each other in a token's row in that order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heads {
+    /// Heads of the queries; a multiple of `keys`.
+    pub queries: usize,
+    /// Heads of the keys, and of the values.
+    pub keys: usize,
+    /// Elements of a head.
+    pub width: usize,
 }
 
-impl Mask {
-    /// The mask of `queries` consecutive positions that follow `offset` cached ones.
-    #[must_use]
-    pub fn causal(offset: usize, queries: usize) -> Self {
-        let additive = (device() == Device::Cpu && queries > 1).then(|| Self::additive(offset, queries));
-        Self { queries, additive }
-    }
+/// What a sequence remembers in one layer: an array `[1, 2K, capacity, D]`, the keys of K heads and then their values.
+pub trait KeyValues {
+    /// The array, given away, with room for `count` more tokens; and how many it holds.
+    ///
+    /// # Errors
+    /// The memory was refused.
+    fn take(&mut self, heads: Heads, dtype: Dtype, count: usize) -> Result<(Array, usize)>;
 
-    fn additive(offset: usize, queries: usize) -> Array {
-        let keys = offset + queries;
-        let mut values = vec![0.0; queries * keys];
-        for (query, row) in values.chunks_exact_mut(keys).enumerate() {
-            row[offset + query + 1..].fill(f32::NEG_INFINITY);
-        }
-        from_f32(&values, &[queries, keys])
-    }
+    /// The array again, with `count` more tokens in it.
+    fn put(&mut self, array: Array, count: usize);
 }
 
-/// `softmax(q·kᵀ·scale + mask)·v`: q `[B, H, L, D]`, k and v `[B, K, S, D]` with K dividing H → `[B, H, L, D]`.
+/// The tokens of a sequence that are new in this pass.
+pub struct Sequence<'a> {
+    /// What it remembers; the new tokens are appended.
+    pub cache: &'a mut dyn KeyValues,
+    /// New tokens; the sequences' follow each other in the pass.
+    pub count: usize,
+}
+
+/// `softmax(q·kᵀ·scale)·v` of every token over its own sequence up to itself, from the projections of the pass
+/// `[1, T, (H + 2K)·D]`, whose queries and keys are still to be rotated: `[1, T, H·D]`.
 ///
-/// On the CPU device the heads of a group are rows of one product, so keys and values are neither repeated nor copied:
-/// for one query four operations instead of the fallback's eight or so.
+/// On the CPU device it is two operations of ours for one sequence, the cache updated in place. On the GPU it is MLX's.
 ///
 /// # Errors
 /// The shapes do not fit.
-pub fn attention(q: &Array, k: &Array, v: &Array, scale: f32, mask: &Mask) -> Result<Array> {
-    match device() {
-        Device::Gpu => fast(q, k, v, scale, mask),
-        Device::Cpu => composed(q, k, v, scale, mask),
+pub fn attention(
+    projections: &Array,
+    heads: Heads,
+    (rope, angles): (&Rope, &Angles),
+    sequences: &mut [Sequence<'_>],
+) -> Result<Array> {
+    let scale = (heads.width as f32).sqrt().recip();
+    let mut spans = Vec::with_capacity(sequences.len());
+    let mut caches = Vec::with_capacity(sequences.len());
+    let mut first = 0;
+    for sequence in sequences.iter_mut() {
+        let (cache, offset) = sequence.cache.take(heads, projections.dtype(), sequence.count)?;
+        spans.push(Span { first, count: sequence.count, offset });
+        caches.push(cache);
+        first += sequence.count;
     }
+    let mixed = match (device(), &angles.table) {
+        (Device::Cpu, Some(table)) => {
+            for (cache, span) in caches.iter_mut().zip(&spans) {
+                // The old handle must be gone when the new array is evaluated: that lets MLX update in place.
+                *cache = cpu::append(cache, projections, heads, *span, table)?;
+            }
+            cpu::attend(projections, &caches, heads, &spans, table, scale)?
+        }
+        (Device::Cpu | Device::Gpu, _) => {
+            let mut mixed = Vec::with_capacity(spans.len());
+            for (cache, span) in caches.iter_mut().zip(&spans) {
+                mixed.push(composed(projections, heads, rope, *span, cache, scale)?);
+            }
+            if mixed.len() == 1 { mixed.remove(0) } else { concatenate(&mixed, 1)? }
+        }
+    };
+    for (sequence, cache) in sequences.iter_mut().zip(caches) {
+        sequence.cache.put(cache, sequence.count);
+    }
+    Ok(mixed)
 }
 
-fn fast(q: &Array, k: &Array, v: &Array, scale: f32, mask: &Mask) -> Result<Array> {
-    let causal = (mask.queries > 1).then_some(ScaledDotProductAttentionMask::Causal);
-    Ok(scaled_dot_product_attention(q, k, v, scale, causal, None)?)
-}
-
-fn composed(q: &Array, k: &Array, v: &Array, scale: f32, mask: &Mask) -> Result<Array> {
-    let &[batch, heads, queries, width] = q.shape() else { unreachable!("queries are [B, H, L, D]") };
-    let &[_, groups, keys, _] = k.shape() else { unreachable!("keys are [B, K, S, D]") };
-    let members = heads / groups;
-    let rows = q.multiply(Array::from_f32(scale))?.reshape(&[batch, groups, members * queries, width])?; // [B, K, R·L, D]
-    let mut scores = rows.matmul(k.swap_axes(2, 3)?)?; // [B, K, R·L, S]
-    if let Some(additive) = &mask.additive {
-        assert_eq!(additive.shape(), [dim(mask.queries), keys], "the mask belongs to this pass");
-        let shape = [batch, groups, members * queries, keys];
-        scores = scores.reshape(&[batch, groups, members, queries, keys])?.add(additive)?.reshape(&shape)?;
-    }
-    let output = softmax_axis(scores, -1, None)?.matmul(v)?; // [B, K, R·L, D]
-    Ok(output.reshape(&[batch, heads, queries, width])?)
+/// One span by MLX's operations.
+fn composed(
+    projections: &Array,
+    heads: Heads,
+    rope: &Rope,
+    span: Span,
+    cache: &mut Array,
+    scale: f32,
+) -> Result<Array> {
+    let Heads { queries, keys, width } = heads;
+    let (total, end) = (queries + 2 * keys, span.offset + span.count);
+    let row = slice(projections, &[0, span.first, 0], &[1, span.first + span.count, total * width])?;
+    let row = row.reshape(&[1, dim(span.count), dim(total), dim(width)])?;
+    let row = row.transpose_axes(&[0, 2, 1, 3])?; // [1, H + 2K, L, D]
+    let part = |array: &Array, from: usize, to: usize| slice(array, &[0, from, 0, 0], &[1, to, span.count, width]);
+    let rotated = rope.rotate(&part(&row, 0, queries + keys)?, span.offset)?; // queries and keys at once
+    let updated = slice_update(cache, &part(&rotated, queries, queries + keys)?, &[0, 0, span.offset, 0])?;
+    *cache = slice_update(&updated, &part(&row, queries + keys, total)?, &[0, keys, span.offset, 0])?;
+    let seen = |from: usize| slice(cache, &[0, from, 0, 0], &[1, from + keys, end, width]);
+    let causal = (span.count > 1).then_some(ScaledDotProductAttentionMask::Causal);
+    let (q, k, v) = (part(&rotated, 0, queries)?, seen(0)?, seen(keys)?);
+    let mixed = scaled_dot_product_attention(&q, k, v, scale, causal, None)?; // [1, H, L, D]
+    Ok(mixed.transpose_axes(&[0, 2, 1, 3])?.reshape(&[1, dim(span.count), dim(queries * width)])?)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::mlx::to_f32_vec;
-
-    fn values(count: usize, step: usize) -> Vec<f32> {
-        (0..count).map(|i| ((i * step % 97) as f32 - 48.0) / 30.0).collect()
-    }
-
-    fn check(offset: usize, queries: usize) {
-        let keys = offset + queries;
-        let q = from_f32(&values(6 * queries * 8, 31), &[1, 6, queries, 8]);
-        let k = from_f32(&values(2 * keys * 8, 17), &[1, 2, keys, 8]);
-        let v = from_f32(&values(2 * keys * 8, 53), &[1, 2, keys, 8]);
-        let additive = (queries > 1).then(|| Mask::additive(offset, queries));
-        let mask = Mask { queries, additive };
-        let composed = to_f32_vec(&composed(&q, &k, &v, 0.35, &mask).expect("fits")).expect("cpu");
-        let fast = to_f32_vec(&fast(&q, &k, &v, 0.35, &mask).expect("fits")).expect("cpu");
-        for (a, b) in composed.iter().zip(&fast) {
-            assert!((a - b).abs() < 1e-5, "offset {offset}, {queries} queries: {a} and {b}");
-        }
-    }
-
-    #[test]
-    fn the_composition_equals_the_fast_operation() {
-        for (offset, queries) in [(0, 1), (9, 1), (0, 5), (11, 4)] {
-            check(offset, queries);
-        }
-    }
-}
+mod tests;

@@ -2,7 +2,9 @@
 //! floats, and shared by all layers on the CPU device; on the GPU MLX's fast operation computes them where they are used.
 
 use std::f64::consts::PI;
+use std::sync::Arc;
 
+use crate::kernels::cpu::Table;
 use crate::mlx::{Array, Device, Result, device, dim, from_f32};
 
 /// Which rotation: fixed for a model.
@@ -14,8 +16,6 @@ pub struct Rope {
     traditional: bool,
     /// On the GPU: `1 / frequencies`, as the fast operation wants them.
     periods: Array,
-    /// On the CPU: where each element's partner lies.
-    partners: Array,
 }
 
 /// How a model stretches its trained context.
@@ -41,13 +41,11 @@ pub enum RopeScaling {
     },
 }
 
-/// The rotation of consecutive positions, shared by the layers of one forward pass.
+/// The rotation of the tokens of one forward pass, shared by its layers.
 #[derive(Debug)]
 pub struct Angles {
-    /// The first position.
-    offset: usize,
-    /// On the CPU: cosines and signed sines, `[L, D]` each.
-    table: Option<(Array, Array)>,
+    /// On the CPU.
+    pub(in crate::kernels) table: Option<Arc<Table>>,
 }
 
 impl RopeScaling {
@@ -78,83 +76,39 @@ impl Rope {
         let frequencies: Vec<f64> =
             (0..half).map(|pair| scaling.apply(base.powf(-2.0 * pair as f64 / width as f64))).collect();
         let periods: Vec<f32> = frequencies.iter().map(|frequency| (1.0 / frequency) as f32).collect();
-        let partners: Vec<u32> =
-            (0..width).map(|at| dim(if traditional { at ^ 1 } else { (at + half) % width }) as u32).collect();
         let periods = from_f32(&periods, &[half]);
-        let partners = Array::from_slice(&partners, &[dim(width)]);
-        Self { frequencies, traditional, periods, partners }
+        Self { frequencies, traditional, periods }
     }
 
-    /// The rotation of the positions `offset..offset + length`.
+    /// The rotation of spans of consecutive positions, one after the other: the first position and the length of each.
     #[must_use]
-    pub fn angles(&self, offset: usize, length: usize) -> Angles {
-        let table = (device() == Device::Cpu).then(|| self.table(offset, length));
-        Angles { offset, table }
+    pub fn angles(&self, spans: &[(usize, usize)]) -> Angles {
+        Angles { table: (device() == Device::Cpu).then(|| Arc::new(self.table(spans))) }
     }
 
-    /// Cosines, and sines with the sign that the partner is added with.
-    fn table(&self, offset: usize, length: usize) -> (Array, Array) {
-        let half = self.frequencies.len();
-        let width = 2 * half;
-        let (mut cosines, mut sines) = (vec![0.0; length * width], vec![0.0; length * width]);
-        for row in 0..length {
-            for (pair, frequency) in self.frequencies.iter().enumerate() {
-                let (sine, cosine) = ((offset + row) as f64 * frequency).sin_cos();
-                let (first, second) = if self.traditional { (2 * pair, 2 * pair + 1) } else { (pair, pair + half) };
-                cosines[row * width + first] = cosine as f32;
-                cosines[row * width + second] = cosine as f32;
-                sines[row * width + first] = -sine as f32;
-                sines[row * width + second] = sine as f32;
-            }
+    fn table(&self, spans: &[(usize, usize)]) -> Table {
+        let positions = || spans.iter().flat_map(|&(first, length)| first..first + length);
+        let angles = || positions().flat_map(|position| self.frequencies.iter().map(move |f| position as f64 * f));
+        Table {
+            cosines: angles().map(|angle| angle.cos() as f32).collect(),
+            sines: angles().map(|angle| angle.sin() as f32).collect(),
+            traditional: self.traditional,
         }
-        (from_f32(&cosines, &[length, width]), from_f32(&sines, &[length, width]))
     }
 
-    /// Rotates `x` `[B, H, L, D]`.
-    ///
-    /// On the CPU device four operations (`take`, two products, a sum) instead of the chain of fifteen or so that
-    /// `fast::rope` falls back to, which recomputes the angles in every layer.
+    /// Rotates `x` `[B, H, L, D]`, whose first token has the position `offset`, by MLX's operation.
     ///
     /// # Errors
     /// The shapes do not fit.
-    pub fn rotate(&self, x: &Array, angles: &Angles) -> Result<Array> {
-        let Some((cosines, sines)) = &angles.table else {
-            let width = dim(2 * self.frequencies.len());
-            let offset = dim(angles.offset);
-            return Ok(mlx_rs::fast::rope(x, width, self.traditional, None, 1.0, offset, &self.periods)?);
-        };
-        let partner = x.take_axis(&self.partners, -1)?;
-        Ok(x.multiply(cosines)?.add(partner.multiply(sines)?)?)
+    pub(in crate::kernels) fn rotate(&self, x: &Array, offset: usize) -> Result<Array> {
+        let width = dim(2 * self.frequencies.len());
+        Ok(mlx_rs::fast::rope(x, width, self.traditional, None, 1.0, dim(offset), &self.periods)?)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mlx::to_f32_vec;
-
-    fn check(scaling: RopeScaling, traditional: bool) {
-        let rope = Rope::new(16, 10_000.0, scaling, traditional);
-        let values: Vec<f32> = (0..3 * 5 * 16).map(|i| ((i * 29 % 83) as f32 - 41.0) / 20.0).collect();
-        let x = from_f32(&values, &[1, 3, 5, 16]);
-        let table = Angles { offset: 7, table: Some(rope.table(7, 5)) };
-        let fast = Angles { offset: 7, table: None };
-        let composed = to_f32_vec(&rope.rotate(&x, &table).expect("fits")).expect("cpu");
-        let fast = to_f32_vec(&rope.rotate(&x, &fast).expect("fits")).expect("cpu");
-        for (a, b) in composed.iter().zip(&fast) {
-            assert!((a - b).abs() < 2e-5, "{scaling:?} {traditional}: {a} and {b}");
-        }
-    }
-
-    #[test]
-    fn the_composition_equals_the_fast_operation() {
-        let llama3 = RopeScaling::Llama3 { factor: 8.0, low_factor: 1.0, high_factor: 4.0, context: 64.0 };
-        for scaling in [RopeScaling::None, RopeScaling::Linear { factor: 4.0 }, llama3] {
-            check(scaling, false);
-            check(scaling, true);
-        }
-    }
-
     #[test]
     fn llama3_keeps_high_frequencies_and_divides_low_ones() {
         let scaling = RopeScaling::Llama3 { factor: 8.0, low_factor: 1.0, high_factor: 4.0, context: 8192.0 };

@@ -25,6 +25,13 @@ pub struct MlxError(String);
 /// The result of everything that touches MLX.
 pub type Result<T> = std::result::Result<T, MlxError>;
 
+impl MlxError {
+    /// Something that was refused before MLX was asked.
+    pub(crate) fn refused(what: impl Into<String>) -> Self {
+        Self(what.into())
+    }
+}
+
 impl From<Exception> for MlxError {
     fn from(exception: Exception) -> Self {
         Self(exception.what().to_owned())

@@ -5,8 +5,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::cache::KvCache;
-use crate::kernels::{Angles, Mask, Rope, RopeScaling, attention};
-use crate::mlx::{Array, Result, dim, slice};
+use crate::kernels::{Angles, Heads, Rope, RopeScaling, Sequence, attention};
+use crate::mlx::{Array, Result};
 use crate::model::loader::Loader;
 use crate::model::registry::Expected;
 use crate::model::source::Tensors;
@@ -67,54 +67,28 @@ pub(crate) struct Llama {
 
 #[derive(Debug)]
 struct Block {
-    attention_norm: RmsNorm,
     attention: Attention,
-    mlp_norm: RmsNorm,
     mlp: SwiGlu,
 }
 
 #[derive(Debug)]
 struct Attention {
+    norm: RmsNorm,
     /// Outputs: queries, keys, values.
     qkv: Linear,
     output: Linear,
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
+    heads: Heads,
 }
 
 impl Attention {
-    fn forward(&self, x: &Array, rope: &Rope, pass: &Pass, cache: &mut KvCache) -> Result<Array> {
-        let &[b, l, _] = x.shape() else { unreachable!("activations are [B, L, width]") };
-        let (h, k, d) = (self.heads, self.kv_heads, self.head_dim);
-        let qkv = self.qkv.forward(x)?.reshape(&[b, l, dim(h + 2 * k), dim(d)])?;
-        let qkv = qkv.transpose_axes(&[0, 2, 1, 3])?; // [B, H + 2K, L, D]
-        let heads = |array: &Array, from: usize, to: usize| {
-            slice(array, &[0, from, 0, 0], &[1, to, l.unsigned_abs() as usize, d])
-        };
-
-        let rotated = rope.rotate(&heads(&qkv, 0, h + k)?, &pass.angles)?; // queries and keys at once
-        let (q, new_k) = (heads(&rotated, 0, h)?, heads(&rotated, h, h + k)?);
-        let (k, v) = cache.append(&new_k, &heads(&qkv, h + k, h + 2 * k)?)?; // [B, K, S, D]
-
-        let scale = (d as f32).sqrt().recip();
-        let mixed = attention(&q, &k, &v, scale, &pass.mask)?; // [B, H, L, D]
-        let mixed = mixed.transpose_axes(&[0, 2, 1, 3])?.reshape(&[b, l, dim(h * d)])?;
-        self.output.forward(&mixed)
+    /// `x + output(attention(qkv(norm(x))))`.
+    fn forward(&self, x: &Array, rope: (&Rope, &Angles), cache: &mut KvCache) -> Result<Array> {
+        let &[1, count, _] = x.shape() else { unreachable!("activations are [1, L, width]") };
+        let qkv = self.qkv.normed(&self.norm, x)?; // [1, L, (H + 2K)·D]
+        let mut sequence = Sequence { cache, count: count.unsigned_abs() as usize };
+        let mixed = attention(&qkv, self.heads, rope, std::slice::from_mut(&mut sequence))?; // [1, L, H·D]
+        self.output.add_to(x, &mixed)
     }
-}
-
-impl Block {
-    fn forward(&self, x: &Array, rope: &Rope, pass: &Pass, cache: &mut KvCache) -> Result<Array> {
-        let x = x.add(self.attention.forward(&self.attention_norm.forward(x)?, rope, pass, cache)?)?;
-        Ok(x.add(self.mlp.forward(&self.mlp_norm.forward(&x)?)?)?)
-    }
-}
-
-/// What the layers share in one forward pass.
-struct Pass {
-    angles: Angles,
-    mask: Mask,
 }
 
 impl Model for Llama {
@@ -124,20 +98,19 @@ impl Model for Llama {
 
     fn hidden(&self, tokens: &Array, caches: &mut [KvCache]) -> Result<Array> {
         assert_eq!(caches.len(), self.blocks.len(), "one cache a layer");
-        let (offset, length) = (caches[0].tokens(), tokens.size());
-        let pass = Pass { angles: self.rope.angles(offset, length), mask: Mask::causal(offset, length) };
+        let angles = self.rope.angles(&[(caches[0].tokens(), tokens.size())]);
         let mut x = self.embedding.forward(tokens)?; // [1, L, width]
         for (block, cache) in self.blocks.iter().zip(caches) {
-            x = block.forward(&x, &self.rope, &pass, cache)?;
+            x = block.attention.forward(&x, (&self.rope, &angles), cache)?;
+            x = block.mlp.forward(&x)?;
         }
         Ok(x)
     }
 
     fn head(&self, hidden: &Array) -> Result<Array> {
-        let x = self.norm.forward(hidden)?;
         match &self.head {
-            Some(head) => head.forward(&x),
-            None => self.embedding.as_head(&x),
+            Some(head) => head.normed(&self.norm, hidden),
+            None => self.embedding.as_head(&self.norm, hidden),
         }
     }
 }
@@ -162,17 +135,16 @@ impl Block {
             loader.linear(&names.iter().map(String::as_str).collect::<Vec<_>>(), biased)
         };
         let norm = |name: &str| loader.norm(&format!("model.layers.{layer}.{name}"), args.rms_norm_eps);
+        let heads = Heads { queries: args.num_attention_heads, keys: args.kv_heads(), width: args.head_dim() };
         Ok(Self {
-            attention_norm: norm("input_layernorm")?,
             attention: Attention {
+                norm: norm("input_layernorm")?,
                 qkv: linear(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], args.attention_bias)?,
                 output: linear(&["self_attn.o_proj"], args.attention_bias)?,
-                heads: args.num_attention_heads,
-                kv_heads: args.kv_heads(),
-                head_dim: args.head_dim(),
+                heads,
             },
-            mlp_norm: norm("post_attention_layernorm")?,
             mlp: SwiGlu::new(
+                norm("post_attention_layernorm")?,
                 linear(&["mlp.gate_proj", "mlp.up_proj"], args.mlp_bias)?,
                 linear(&["mlp.down_proj"], args.mlp_bias)?,
             ),

@@ -1,18 +1,15 @@
 //! Tensors of a checkpoint become blocks of `nn`, one at a time and in the representation that the device likes best, so
 //! that at no time more than one tensor exists twice.
 //!
-//! CPU device: 32-bit floats, dequantised, written transposed into MLX's own memory. GPU: bytes as they are in the file,
-//! 4- and 8-bit weights included; norms, scales and biases in the 16-bit type of the embedding.
+//! CPU device: packed for our kernels in the coding of the file; norms and biases as 32-bit floats. GPU: bytes as they are
+//! in the file, 4- and 8-bit weights included; norms, scales and biases in the 16-bit type of the embedding.
 
-use crate::kernels::Weight;
+use crate::kernels::{Packed, Real, Rows, Weight};
 use crate::mlx::{Array, Device, Dtype, MlxError, device, eval, filled, filled_f32};
 use crate::model::LoadFailure;
 use crate::model::source::Tensors;
 use crate::model::weights::{Dtype as Stored, Representation, Tensor};
 use crate::nn::{Embedding, Linear, RmsNorm};
-
-/// Rows that are converted at a time and written transposed: 32 floats are two cache lines of a column.
-const TILE_ROWS: usize = 32;
 
 /// Makes blocks from named tensors.
 pub(crate) struct Loader<'a> {
@@ -63,12 +60,12 @@ impl<'a> Loader<'a> {
         for name in &names {
             let tensor = self.source.tensor(name)?;
             match stacks.last_mut() {
-                Some(stack) if self.device == Device::Cpu || stack.takes(&tensor) => stack.tensors.push(tensor),
+                Some(stack) if self.device == Device::Gpu && stack.takes(&tensor) => stack.tensors.push(tensor),
                 Some(_) | None => stacks.push(Stack { tensors: vec![tensor] }),
             }
         }
         let weights = stacks.iter().map(|stack| match self.device {
-            Device::Cpu => stack.transposed(),
+            Device::Cpu => packed(&stack.tensors[0]),
             Device::Gpu => stack.as_stored(self.activations),
         });
         let weights = weights.collect::<Result<Vec<_>, _>>()?;
@@ -120,31 +117,6 @@ impl Stack<'_> {
         self.tensors[0].shape()[1]
     }
 
-    /// 32-bit floats, `[columns, rows]` in memory.
-    fn transposed(&self) -> Result<Weight, LoadFailure> {
-        let (rows, columns) = (self.rows(), self.columns());
-        let matrix = filled_f32(&[columns, rows], |out| {
-            let mut first = 0;
-            let mut tile = vec![0.0; TILE_ROWS * columns];
-            for tensor in &self.tensors {
-                let tensor_rows = tensor.shape()[0];
-                for start in (0..tensor_rows).step_by(TILE_ROWS) {
-                    let count = TILE_ROWS.min(tensor_rows - start);
-                    let tile = &mut tile[..count * columns];
-                    tensor.rows_to_f32(start, tile);
-                    for (column, out) in out.chunks_exact_mut(rows).enumerate() {
-                        for (row, value) in out[first + start..][..count].iter_mut().enumerate() {
-                            *value = tile[row * columns + column];
-                        }
-                    }
-                }
-                first += tensor_rows;
-            }
-            Ok::<_, MlxError>(())
-        })?;
-        Ok(Weight::Dense(matrix))
-    }
-
     /// The bytes of the file; `activations` is the type of what is not packed.
     fn as_stored(&self, activations: Dtype) -> Result<Weight, LoadFailure> {
         let (rows, columns) = (self.rows(), self.columns());
@@ -190,6 +162,26 @@ impl Stack<'_> {
             assert!(out.is_empty(), "the parts fill the array");
             Ok(())
         })
+    }
+}
+
+/// One tensor as our kernels want it.
+fn packed(tensor: &Tensor<'_>) -> Result<Weight, LoadFailure> {
+    let &[outputs, inputs] = tensor.shape() else { unreachable!("the plan has checked that matrices are matrices") };
+    let rows = match tensor {
+        Tensor::Dense { dtype, bytes, .. } => Rows::Dense { real: real(*dtype), bytes },
+        Tensor::Affine { bits, group, packed, scales, biases, dtype, .. } => {
+            Rows::Affine { bits: usize::from(*bits), group: *group, packed, scales, biases, real: real(*dtype) }
+        }
+    };
+    Ok(Weight::Packed(Packed::new(outputs, inputs, &rows)?))
+}
+
+fn real(stored: Stored) -> Real {
+    match stored {
+        Stored::F32 => Real::F32,
+        Stored::F16 => Real::F16,
+        Stored::Bf16 => Real::Bf16,
     }
 }
 

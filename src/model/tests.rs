@@ -3,13 +3,12 @@
 use proptest::prelude::*;
 use serde_json::json;
 
-use crate::kernels::Weight;
+use crate::kernels::{Packed, Projection, Real, Rows, Weight};
 use crate::mlx::{Array, MlxError, eval, filled, filled_f32, from_tokens, to_f32_vec};
 use crate::model::Model;
 use crate::model::registry::check;
 use crate::model::testing::{Shape, Tiny, VOCABULARY};
 use crate::model::weights::Tensor;
-use crate::nn::Linear;
 
 const PROMPT: [u32; 11] = [5, 17, 3, 88, 42, 42, 9, 61, 0, 95, 30];
 
@@ -119,8 +118,15 @@ fn packed_products_and_lookups_equal_dense_ones() {
     };
     let tokens = from_tokens(&[3, 95, 0]);
     close(affine().lookup(&tokens).expect("fits"), dense().lookup(&tokens).expect("fits"));
-    let product = |weights| Linear::new(weights, None).forward(&x).expect("fits");
+    let packed = || {
+        let rows = Rows::Affine { bits: usize::from(*bits), group: *group, packed, scales, biases, real: Real::F32 };
+        Weight::Packed(Packed::new(shape[0], shape[1], &rows).expect("memory"))
+    };
+    close(packed().lookup(&tokens).expect("fits"), dense().lookup(&tokens).expect("fits"));
+    let product =
+        |weights: Vec<Weight>| Projection { weights: &weights, bias: None, norm: None }.forward(&x).expect("fits");
     close(product(vec![affine()]), product(vec![dense()]));
+    close(product(vec![packed(), packed()]), product(vec![dense(), affine()]));
     close(product(vec![affine(), dense()]), product(vec![dense(), affine()]));
 }
 

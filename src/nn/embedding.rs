@@ -1,7 +1,10 @@
 //! Token embeddings, also as the head of a model that ties the two.
 
-use crate::kernels::{Weight, project};
+use std::slice;
+
+use crate::kernels::{Projection, Weight};
 use crate::mlx::{Array, Result};
+use crate::nn::RmsNorm;
 
 /// A vector per token; read backwards it scores every token.
 #[derive(Debug)]
@@ -25,11 +28,11 @@ impl Embedding {
         self.weight.lookup(tokens)
     }
 
-    /// `[…, width]` → `[…, vocabulary]`.
+    /// Scores of every token: `[…, width]`, to be normalised first, → `[…, vocabulary]`.
     ///
     /// # Errors
     /// The shapes do not fit.
-    pub fn as_head(&self, x: &Array) -> Result<Array> {
-        project(x, &self.weight)
+    pub fn as_head(&self, norm: &RmsNorm, x: &Array) -> Result<Array> {
+        Projection { weights: slice::from_ref(&self.weight), bias: None, norm: Some(norm.kernel()) }.forward(x)
     }
 }

@@ -1,15 +1,13 @@
-//! A projection with an optional bias.
+//! Projections with an optional bias.
 
-use mlx_rs::ops::concatenate;
-
-use crate::kernels::{Weight, project};
+use crate::kernels::{Norm, Projection, Weight};
 use crate::mlx::{Array, Result};
+use crate::nn::RmsNorm;
 
-/// `x @ w + b`. Projections of the same input are held as one: usually as one matrix, and as several only where a
-/// checkpoint quantises them differently.
+/// `x @ w + b`. Projections of the same input are held together; their outputs follow each other.
 #[derive(Debug)]
 pub struct Linear {
-    /// Matrices whose outputs follow each other; at least one.
+    /// At least one.
     weights: Vec<Weight>,
     /// `[outputs]`.
     bias: Option<Array>,
@@ -23,21 +21,23 @@ impl Linear {
         Self { weights, bias }
     }
 
-    /// `[…, inputs]` → `[…, outputs]`.
+    /// Of the normalised input: `[…, inputs]` → `[…, outputs]`.
     ///
     /// # Errors
     /// The shapes do not fit.
-    pub fn forward(&self, x: &Array) -> Result<Array> {
-        let product = match self.weights.as_slice() {
-            [weight] => project(x, weight)?,
-            weights => {
-                let parts = weights.iter().map(|weight| project(x, weight)).collect::<Result<Vec<_>>>()?;
-                concatenate(&parts, -1)?
-            }
-        };
-        match &self.bias {
-            Some(bias) => Ok(product.add(bias)?),
-            None => Ok(product),
-        }
+    pub fn normed(&self, norm: &RmsNorm, x: &Array) -> Result<Array> {
+        self.kernel(Some(norm.kernel())).forward(x)
+    }
+
+    /// Added to the residual: `[…, inputs]` → `[…, outputs]`.
+    ///
+    /// # Errors
+    /// The shapes do not fit.
+    pub fn add_to(&self, residual: &Array, x: &Array) -> Result<Array> {
+        self.kernel(None).add_to(residual, x)
+    }
+
+    pub(super) fn kernel<'a>(&'a self, norm: Option<Norm<'a>>) -> Projection<'a> {
+        Projection { weights: &self.weights, bias: self.bias.as_ref(), norm }
     }
 }

@@ -1,13 +1,12 @@
 //! The gated feed-forward block.
 
-use mlx_rs::ops::sigmoid;
-
 use crate::mlx::{Array, Result};
-use crate::nn::Linear;
+use crate::nn::{Linear, RmsNorm};
 
-/// `down(silu(gate(x)) · up(x))`, with gate and up as one projection.
+/// `x + down(silu(gate(y)) · up(y))` with `y = norm(x)`, gate and up being one projection.
 #[derive(Debug)]
 pub struct SwiGlu {
+    norm: RmsNorm,
     /// Outputs: the gate, then up.
     gate_up: Linear,
     /// Back to the width.
@@ -17,8 +16,8 @@ pub struct SwiGlu {
 impl SwiGlu {
     /// A block of these projections.
     #[must_use]
-    pub fn new(gate_up: Linear, down: Linear) -> Self {
-        Self { gate_up, down }
+    pub fn new(norm: RmsNorm, gate_up: Linear, down: Linear) -> Self {
+        Self { norm, gate_up, down }
     }
 
     /// `[B, L, width]` → `[B, L, width]`.
@@ -26,10 +25,7 @@ impl SwiGlu {
     /// # Errors
     /// The shapes do not fit.
     pub fn forward(&self, x: &Array) -> Result<Array> {
-        let both = self.gate_up.forward(x)?.split_equal(2, -1)?; // 2 × [B, L, inner]
-        let [gate, up] = both.as_slice() else { unreachable!("it was split in two") };
-        // Not `nn::silu`: that one is compiled, which on the CPU device runs a C++ compiler.
-        let gated = gate.multiply(sigmoid(gate)?)?.multiply(up)?;
-        self.down.forward(&gated)
+        let gated = self.gate_up.kernel(Some(self.norm.kernel())).gated(x)?;
+        self.down.add_to(x, &gated)
     }
 }

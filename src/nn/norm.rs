@@ -1,9 +1,9 @@
 //! Root-mean-square norm with a weight.
 
-use crate::kernels::rms_norm;
-use crate::mlx::{Array, Result};
+use crate::kernels::Norm;
+use crate::mlx::Array;
 
-/// `x / rms(x) · weight`.
+/// `x / rms(x) · weight`, as the first step of a projection.
 #[derive(Debug)]
 pub struct RmsNorm {
     /// `[width]`.
@@ -19,11 +19,8 @@ impl RmsNorm {
         Self { weight, eps }
     }
 
-    /// Same shape out as in.
-    ///
-    /// # Errors
-    /// The shapes do not fit.
-    pub fn forward(&self, x: &Array) -> Result<Array> {
-        rms_norm(x, &self.weight, self.eps)
+    /// As a projection takes it.
+    pub(super) fn kernel(&self) -> Norm<'_> {
+        Norm { weight: &self.weight, eps: self.eps }
     }
 }
