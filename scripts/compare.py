@@ -7,6 +7,9 @@ figure of a cell is the median of its blocks' ratios, with a bootstrap interval 
 The loads. `prefill 128` and `prefill 1024`: all clients send a prompt of so many tokens at once and want one token; the
 figure is prompt tokens by the time until the last one has come. `decode`: all clients send 128 tokens and want --tokens;
 TTFT, gaps between tokens (p99 of all gaps of all blocks) and tokens a second while all streams run are taken from it.
+
+Time: on two cores some ten minutes for one client and both llama.cpp arms; hours for everything, because two of the peers
+are slow there.
 """
 
 import argparse
@@ -19,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import compare_peers
@@ -31,14 +34,18 @@ from default_model import is_there, model_path
 from packages import REPOSITORY
 
 TOKENS_OFF_MAX = 0.10
+# Tokens that the warm-up generates, and words of the prompt that shows what the template adds.
+WARM_TOKENS = 8
+FIT_WORDS = 64
 # What of a prompt may come from a cache: the tokens that every template begins with.
 CACHED_TOKENS_MAX = 8
 # An idle server that takes more of a core than this is stopped while the other one is measured.
 IDLE_CORES_MAX = 0.01
 IDLE_SECONDS = 1.0
 SETTLE_SECONDS = 0.5
-# Short prompts are over quickly: several, one after the other, make one sample.
+# Prompts that are over quickly are sent several times, one after the other, to make one sample.
 PREFILL_TURNS = {128: 4, 1024: 1}
+TURN_SECONDS = 1.0
 # Discarded blocks are measured again, up to this many attempts a wanted block.
 ATTEMPTS = 3
 
@@ -98,8 +105,8 @@ class Comparison:
                 servers[side] = Server(arm, clients, self.cores, log)
                 stack.callback(servers[side].stop)
                 servers[side].until_ready()
-            for side in ("ours", "peer"):
-                self.warm_up(servers[side], clients)
+            for server in servers.values():
+                self.warm_up(server, clients)
             idle = {side: self.idles(server) for side, server in servers.items()}
             for load in loads(self.given.tokens):
                 if not self.given.loads or load.name in self.given.loads:
@@ -109,9 +116,21 @@ class Comparison:
 
     def warm_up(self, server, clients):
         if not self.prompts.around:
-            self.prompts.fit(lambda messages: at_once(server.port, [self.body(server.arm, messages, 1)])[0].prompt_tokens)
-        for tokens, prompt in ((8, 128), (1, 1024)):
-            at_once(server.port, [self.body(server.arm, self.prompts.of(prompt), tokens) for _ in range(clients)])
+            self.prompts.fit(self.ask(server, 1, FIT_WORDS, 1)[0].prompt_tokens, FIT_WORDS)
+        first, long, _ = loads(self.given.tokens)
+        begun = time.perf_counter()
+        answers = self.ask(server, clients, first.prompt_tokens, WARM_TOKENS)
+        seconds = time.perf_counter() - begun
+        decoding = seconds - max(answer.ttft for answer in answers)
+        server.pace = ((seconds - decoding) / first.prompt_tokens, decoding / WARM_TOKENS)
+        if expected_seconds([server], long) <= self.given.seconds:
+            self.ask(server, clients, long.prompt_tokens, long.tokens)
+
+    def ask(self, server, clients, prompt_tokens, tokens):
+        """One unique prompt from each client, all at once."""
+        return at_once(server.port, [{
+            "messages": self.prompts.of(prompt_tokens), "max_tokens": tokens, "temperature": 0, "stream": True,
+            "stream_options": {"include_usage": True}, **server.arm.fields} for _ in range(clients)])
 
     def idles(self, server):
         """Whether a server that has nothing to do does nothing."""
@@ -126,7 +145,13 @@ class Comparison:
     def cell(self, load, clients, peer, servers, idle):
         """Blocks until enough are clean, or time or attempts are used up."""
         blocks, discarded, begun = [], Counter(), time.perf_counter()
+        once = replace(load, turns=1)
+        if expected_seconds(servers.values(), once) > 2 * TURN_SECONDS * len(servers):
+            load = once
         try:
+            expected = expected_seconds(servers.values(), load)
+            if expected > self.given.seconds:
+                raise Failure(f"one block would take {expected:.0f} s, more than --seconds")
             for attempt in itertools.count(1):
                 block, reason, figures = self.block(load, clients, servers, idle)
                 if reason:
@@ -169,8 +194,7 @@ class Comparison:
     def sample(self, load, clients, server):
         rates, first, gaps = [], [], []
         for _ in range(load.turns):
-            bodies = [self.body(server.arm, self.prompts.of(load.prompt_tokens), load.tokens) for _ in range(clients)]
-            answers = at_once(server.port, bodies)
+            answers = self.ask(server, clients, load.prompt_tokens, load.tokens)
             for answer in answers:
                 check(server.arm, load, answer)
             rates.append(prefill_rate(answers) if load.tokens == 1 else decode_rate(answers))
@@ -180,9 +204,11 @@ class Comparison:
         return {"rate": len(rates) / sum(1 / rate for rate in rates), "ttft_ms": 1e3 * median(first),
                 "gaps_ms": [1e3 * gap for gap in gaps]}
 
-    def body(self, arm, messages, tokens):
-        return {"messages": messages, "max_tokens": tokens, "temperature": 0, "stream": True,
-                "stream_options": {"include_usage": True}, **arm.fields}
+
+def expected_seconds(servers, load):
+    """How long one block takes, by the pace that the warm-up has shown."""
+    return 2 * load.turns * sum(
+        server.pace[0] * load.prompt_tokens + server.pace[1] * load.tokens for server in servers)
 
 
 def merged(pair):
@@ -234,8 +260,8 @@ def arguments():
     parser.add_argument("--peers", type=listed(str), default=compare_peers.NAMES, help="names, by commas (default: all)")
     parser.add_argument("--clients", type=listed(int), help="numbers of clients (default: 1,2,4,8)")
     parser.add_argument("--blocks", type=int, help="clean blocks of each load (default: 7)")
-    parser.add_argument("--seconds", type=float, default=300,
-                        help="time for one load of one cell; slow peers get fewer blocks (default: 300)")
+    parser.add_argument("--seconds", type=float, default=600,
+                        help="most time for one load of one cell; slow peers get fewer blocks (default: 600)")
     parser.add_argument("--tokens", type=int, default=128, help="tokens of each answer of the decode load (default: 128)")
     parser.add_argument("--loads", type=listed(str), help="only these: 'prefill 128','prefill 1024',decode (default: all)")
     parser.add_argument("--threads", type=int, default=2, help="threads and cores of each server (default: 2)")

@@ -38,10 +38,9 @@ class Prompts:
         self.random = random.Random(seed)
         self.around = 0
 
-    def fit(self, count_tokens):
-        """Learns how many tokens the chat template adds. `count_tokens` asks a server for a conversation's length."""
-        words = 64
-        self.around = count_tokens(self.of(words)) - words
+    def fit(self, found, asked):
+        """Learns what the chat template adds: a server has counted `found` tokens where `asked` words were sent."""
+        self.around = found - asked
 
     def of(self, tokens):
         words = self.random.choices(WORDS, k=max(2 * SYSTEM_WORDS, tokens - self.around))
@@ -94,7 +93,10 @@ def events(arrivals):
         # The byte of the body, in the raw stream, in the arrivals.
         start, raw_start = starts[bisect.bisect_right(starts, (at - 1, float("inf"))) - 1]
         moment = moments[min(bisect.bisect_left(ends, raw_start + at - start), len(moments) - 1)]
-        event = json.loads(data[5:])
+        try:
+            event = json.loads(data[5:])
+        except ValueError:
+            raise Failure(f"the stream breaks off at {data[-80:].decode(errors='replace')!r}") from None
         if "error" in event:
             raise Failure(f"the server answered {event['error']!r}")
         yield moment, event
@@ -123,10 +125,12 @@ def request(port, body):
 
 def at_once(port, bodies):
     """Sends all requests at the same moment, each on its connection, and reads all answers to their ends."""
-    selector, arrivals, sent, open_count = selectors.DefaultSelector(), [[] for _ in bodies], [], len(bodies)
+    selector, connections = selectors.DefaultSelector(), []
+    arrivals, sent, open_count = [[] for _ in bodies], [], len(bodies)
     requests = [request(port, body) for body in bodies]
-    connections = [socket.create_connection(("127.0.0.1", port), timeout=ANSWER_SECONDS_MAX) for _ in bodies]
     try:
+        for _ in bodies:
+            connections.append(socket.create_connection(("127.0.0.1", port), timeout=ANSWER_SECONDS_MAX))
         for index, (connection, data) in enumerate(zip(connections, requests)):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sent.append(time.perf_counter())

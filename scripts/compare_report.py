@@ -78,6 +78,8 @@ def row(metric, clients, ours, peer, blocks, discarded, wanted):
     mine, theirs, value, low, high = ratio_of(metric, blocks)
     result.update(ours=mine, peer_value=theirs, ratio=value, low=low, high=high,
                   advantage=value if metric.higher else 1 / value)
+    if not metric.pooled:
+        result["samples"] = [[block["ours"][metric.key], block["peer"][metric.key]] for block in blocks]
     return {**result, "verdict": verdict(result)}
 
 
@@ -146,7 +148,7 @@ def show(head, rows, totals, path):
     print(f"blocks    {totals['kept']} kept, discarded: {totals['foreign']} for foreign load, {totals['slowed']} because the "
           f"processor had slowed; −n in a row counts its own")
     share = totals["client_seconds"] / max(totals["cpu_seconds"], 1e-9)
-    print(f"client    {share:.1%} of the processor time used" + ("" if share <= 0.02 else ": MORE THAN 2 %"))
+    print(f"client    {share:.2%} of the processor time used" + ("" if share <= 0.02 else ": MORE THAN 2 %"))
     print("reading   ↑ higher is better, ↓ lower; parity: the interval holds 1.00; unclear: fewer than "
           f"{BLOCKS_FOR_VERDICT} clean blocks; kernels of mlx_lm on x86 are MLX's own, unchanged")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -56,6 +56,8 @@ class Server:
         self.port = free_port()
         self.log = log
         self.paused = False
+        # Seconds a token of prompt and a token of answer, as the warm-up has found them.
+        self.pace = (0.0, 0.0)
         log.parent.mkdir(parents=True, exist_ok=True)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SANCTUM_MLX_")}
         with open(log, "wb") as output:
