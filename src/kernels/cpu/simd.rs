@@ -1,8 +1,8 @@
 //! Vectors of 32-bit floats, as few operations as the kernels need, and what they are on a machine without special
 //! instructions. A kernel is written once, generic over [`Simd`]; `x86` has the other implementations.
 //!
-//! Every implementation rounds alike: `fma` rounds once, lanes never meet except in [`Simd::sum`] and [`Simd::max`], which
-//! only eight lanes have and which reduce in one order. So an output's bits do not depend on the instruction set either.
+//! Every implementation rounds alike: `fma` rounds once, lanes never meet except in [`Eight::sum`] and [`Eight::largest`],
+//! which only eight lanes have and which reduce in one order. So the bits of an output do not depend on the instruction set.
 
 use half::{bf16, f16};
 
