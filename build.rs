@@ -1,4 +1,4 @@
-//! Compiles the one C++ file (a primitive of MLX's graph that calls Rust), says where MLX's library is found at run time,
+//! Compiles the C++ part (primitives of MLX's graph that call Rust), says where MLX's library is found at run time,
 //! and which revision this is.
 
 use std::{env, path::Path, process::Command};
@@ -15,15 +15,17 @@ fn main() {
 
 /// Against the headers of the MLX that will be linked; mlx-sys publishes their folders on every system.
 fn compile_primitive() {
-    const SOURCE: &str = "src/kernels/cpu/primitive.cpp";
-    println!("cargo:rerun-if-changed={SOURCE}");
+    const SOURCES: [&str; 2] = ["src/kernels/cpu/primitive.cpp", "src/kernels/cpu/fuse.cpp"];
+    for file in SOURCES.iter().chain(&["src/kernels/cpu/primitive.h"]) {
+        println!("cargo:rerun-if-changed={file}");
+    }
     let folders = env::var("DEP_MLX_INCLUDE").expect("MLX is not prepared: run scripts/setup");
     let mut build = cc::Build::new();
     for folder in env::split_paths(&folders) {
         // As the system's own headers: their warnings are not ours to mend.
         build.flag("-isystem").flag(folder);
     }
-    build.cpp(true).std("c++20").file(SOURCE).compile("sanctum_primitive");
+    build.cpp(true).std("c++20").files(SOURCES).compile("sanctum_primitive");
 }
 
 /// An installed binary keeps its libraries in `../lib`; one in `target/` uses the folder made by `scripts/setup`.

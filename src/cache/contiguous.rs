@@ -41,6 +41,11 @@ impl KvCache {
         self.buffer.iter()
     }
 
+    /// As `arrays`, to be replaced by equal ones.
+    pub fn arrays_mut(&mut self) -> impl Iterator<Item = &mut Array> {
+        self.buffer.iter_mut()
+    }
+
     /// Bytes that the buffer takes.
     #[must_use]
     pub fn bytes(&self) -> u64 {

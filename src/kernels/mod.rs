@@ -16,3 +16,17 @@ pub use cpu::{Packed, Real, Rows, machine};
 pub use linear::{Norm, Projection, Weight};
 pub use norm::rms_norm;
 pub use rope::{Angles, Rope, RopeScaling};
+
+use crate::mlx::{Array, Device, Result, device};
+
+/// Replaces `arrays`, which nothing was evaluated of yet, by the same values with less for MLX to schedule: on the CPU
+/// device all kernels that they depend on become one operation. Elsewhere it does nothing.
+///
+/// # Errors
+/// The memory was refused.
+pub fn fuse<'a>(arrays: impl Iterator<Item = &'a mut Array>) -> Result<()> {
+    match device() {
+        Device::Cpu => cpu::fuse(arrays),
+        Device::Gpu => Ok(()),
+    }
+}

@@ -12,6 +12,7 @@ mod tests;
 pub mod weights;
 
 use crate::cache::KvCache;
+use crate::kernels::fuse;
 use crate::mlx::{Array, MlxError, Result, slice};
 use crate::model::weights::LoadError;
 
@@ -32,16 +33,25 @@ pub trait Model {
     /// MLX refused.
     fn head(&self, hidden: &Array) -> Result<Array>;
 
-    /// Scores of the token that follows `tokens` `[1, L]`; `[1, 1, vocabulary]`. MLX is lazy: a caller that evaluates only
-    /// the caches pays for no score.
+    /// Scores of the token that follows `tokens` `[1, L]`; `[1, 1, vocabulary]`. The caches get the tokens.
     ///
     /// # Errors
     /// MLX refused; the caches are lost.
     fn forward(&self, tokens: &Array, caches: &mut [KvCache]) -> Result<Array> {
-        let hidden = self.hidden(tokens, caches)?;
+        let mut hidden = self.hidden(tokens, caches)?;
+        fuse(std::iter::once(&mut hidden).chain(caches.iter_mut().flat_map(KvCache::arrays_mut)))?;
         let &[_, length, width] = hidden.shape() else { unreachable!("hidden states are [1, L, width]") };
         let (length, width) = (length.unsigned_abs() as usize, width.unsigned_abs() as usize);
         self.head(&slice(&hidden, &[0, length - 1, 0], &[1, length, width])?)
+    }
+
+    /// As `forward` for a caller who wants no scores: what only they need is left out.
+    ///
+    /// # Errors
+    /// MLX refused; the caches are lost.
+    fn remember(&self, tokens: &Array, caches: &mut [KvCache]) -> Result<()> {
+        self.hidden(tokens, caches)?;
+        fuse(caches.iter_mut().flat_map(KvCache::arrays_mut))
     }
 }
 

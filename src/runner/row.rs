@@ -37,15 +37,16 @@ impl Row {
         let end = self.prompt.len().min(self.recorded + tokens.max(1) as usize);
         assert!(self.recorded < end, "a complete prompt is not evaluated again");
         let chunk = from_tokens(&self.prompt[self.recorded..end]);
-        let logits = model.forward(&chunk, &mut self.caches)?;
-        self.recorded = end;
         if end == self.prompt.len() {
+            let logits = model.forward(&chunk, &mut self.caches)?;
             let first = self.sampler.next(&logits)?;
             eval(self.cached().chain([first.report()]))?;
             self.pending = Some(first);
         } else {
-            eval(self.cached())?; // The logits were never wanted, so they are never computed.
+            model.remember(&chunk, &mut self.caches)?;
+            eval(self.cached())?;
         }
+        self.recorded = end;
         self.check();
         Ok(u32::try_from(self.prompt.len() - end).expect("a prompt fits the context"))
     }

@@ -7,7 +7,7 @@
 //! multiples of their length; activations stay 32-bit floats.
 //!
 //! A kernel is written once, generic over `simd::Simd`, and compiled for each instruction set; [`isa`] chooses once.
-//! `primitive` is the border to MLX, `pool` the threads, `packed` the layout of weights, `product` the inner loops of the
+//! `primitive` is the border to MLX, `fuse` makes one operation of several, `pool` the threads, `packed` the layout of weights, `product` the inner loops of the
 //! matrix product, `project` the product with what surrounds it, `attend` the cache and attention.
 //!
 //! Safety, for the whole module: a kernel gets buffers of the sizes that its operation was built with, parts of one call
@@ -15,6 +15,7 @@
 #![allow(unsafe_code)]
 
 mod attend;
+mod fuse;
 mod lookup;
 pub mod machine;
 mod norm;
@@ -34,6 +35,7 @@ use std::cell::RefCell;
 use std::sync::OnceLock;
 
 pub(in crate::kernels) use attend::{Span, Table, append, attend};
+pub(in crate::kernels) use fuse::fuse;
 pub(in crate::kernels) use lookup::lookup;
 pub(in crate::kernels) use norm::rms_norm;
 pub use packed::{Packed, Real, Rows};
