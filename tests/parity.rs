@@ -81,7 +81,7 @@ fn golden(value: &Value) -> Golden {
 
 /// Feeds the recorded tokens, whatever ours would be, so that every step is compared.
 fn compare(model: &dyn Model, golden: &Golden) -> Outcome {
-    let mut caches = model.caches();
+    let mut caches = model.caches(0);
     let mut outcome = Outcome { difference: 0.0, other: Vec::new() };
     let mut input = golden.prompt.clone();
     for (at, (step, token)) in golden.steps.iter().zip(&golden.tokens).enumerate() {

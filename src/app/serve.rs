@@ -29,7 +29,7 @@ use crate::lifecycle::stall::StallLimits;
 use crate::lifecycle::watch::{self, WatchSettings};
 use crate::ops::certs;
 use crate::platform::signals::{self, Caught};
-use crate::platform::{host, rlimits};
+use crate::platform::{allocator, host, rlimits};
 use crate::telemetry::logs::{self, Format};
 use crate::telemetry::metrics::Metrics;
 
@@ -89,6 +89,7 @@ pub(super) fn run(args: &ServeArgs) -> ExitCode {
 enum Never {}
 
 fn start(settings: Settings) -> Result<Never, Refusal> {
+    allocator::give_back_large_blocks();
     // First of all: from here on a signal to stop is obeyed, whatever is under way.
     let caught = signals::catch().map_err(Refusal::system)?;
     home::prepare(&settings.home).map_err(Refusal::config)?;

@@ -21,9 +21,17 @@ pub struct KvCache {
     buffer: Option<Array>,
     /// Valid positions.
     tokens: usize,
+    /// Positions that the first buffer has room for.
+    reserved: usize,
 }
 
 impl KvCache {
+    /// An empty cache that takes so many tokens before it moves.
+    #[must_use]
+    pub fn with_room(tokens: usize) -> Self {
+        Self { reserved: tokens, ..Self::default() }
+    }
+
     /// Valid positions.
     #[must_use]
     pub fn tokens(&self) -> usize {
@@ -63,7 +71,12 @@ impl KeyValues for KvCache {
         {
             return Ok((buffer, self.tokens));
         }
-        let room = [1, dim(2 * heads.keys), dim(end.next_multiple_of(GROWTH_TOKENS) - held), dim(heads.width)];
+        let room = [
+            1,
+            dim(2 * heads.keys),
+            dim(end.max(self.reserved).next_multiple_of(GROWTH_TOKENS) - held),
+            dim(heads.width),
+        ];
         let room = zeros_dtype(&room, dtype)?;
         let grown = match buffer {
             None => room.contiguous()?,
@@ -122,6 +135,16 @@ mod tests {
             tokens += count;
             check(&cache, tokens);
         }
+    }
+
+    #[test]
+    fn a_cache_with_room_does_not_move_before_it_is_full() {
+        let mut cache = KvCache::with_room(600);
+        append(&mut cache, HEADS, &positions(0, 1));
+        let bytes = cache.bytes();
+        append(&mut cache, HEADS, &positions(1, 700));
+        assert_eq!(cache.bytes(), bytes);
+        check(&cache, 701);
     }
 
     #[test]

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 
 use crate::http::State;
 
-/// Between two ticks; two wake-ups a second keep an idle laptop idle.
-pub const TICK: Duration = Duration::from_millis(500);
+/// Between two ticks; each wakes the processor twice, so more of them would keep an idle laptop from its rest.
+pub const TICK: Duration = Duration::from_secs(1);
 /// Later than this is counted.
 const LATE: Duration = Duration::from_millis(100);
 /// Later than this is logged.

@@ -6,12 +6,14 @@
 //! small operations at 3–6 µs each) and multiplies quantised weights in a scalar loop.
 
 mod attention;
+mod choose;
 mod cpu;
 mod linear;
 mod norm;
 mod rope;
 
 pub use attention::{Heads, KeyValues, Sequence, attention};
+pub use choose::{NOT_FINITE, Rule, choose};
 pub use cpu::{Packed, Real, Rows, machine};
 pub use linear::{Norm, Projection, Weight};
 pub use norm::rms_norm;

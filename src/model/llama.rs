@@ -92,8 +92,8 @@ impl Attention {
 }
 
 impl Model for Llama {
-    fn caches(&self) -> Vec<KvCache> {
-        self.blocks.iter().map(|_| KvCache::default()).collect()
+    fn caches(&self, tokens: usize) -> Vec<KvCache> {
+        self.blocks.iter().map(|_| KvCache::with_room(tokens)).collect()
     }
 
     fn hidden(&self, tokens: &Array, caches: &mut [KvCache]) -> Result<Array> {

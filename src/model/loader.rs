@@ -69,6 +69,7 @@ impl<'a> Loader<'a> {
             Device::Gpu => stack.as_stored(self.activations),
         });
         let weights = weights.collect::<Result<Vec<_>, _>>()?;
+        self.source.release();
         names.iter().for_each(|name| (self.progress)(name));
         Ok(weights)
     }

@@ -18,8 +18,8 @@ use crate::model::weights::LoadError;
 
 /// A loaded model: tokens and what is remembered of earlier ones, to scores of the next.
 pub trait Model {
-    /// What a new row remembers: nothing yet, one cache a layer.
-    fn caches(&self) -> Vec<KvCache>;
+    /// What a new row remembers: nothing yet, one cache a layer, with room for so many tokens before any of them moves.
+    fn caches(&self, tokens: usize) -> Vec<KvCache>;
 
     /// Runs the layers over `tokens` `[1, L]`, which follow what `caches` hold, and appends them there; `[1, L, width]`.
     ///

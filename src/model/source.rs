@@ -29,6 +29,9 @@ pub trait Tensors {
     /// # Errors
     /// There is no such tensor, or its data cannot be read.
     fn tensor(&self, name: &str) -> Result<Tensor<'_>, LoadError>;
+
+    /// Hears that what was read so far has been copied.
+    fn release(&self) {}
 }
 
 impl Tensors for Checkpoint {
@@ -54,5 +57,9 @@ impl Tensors for Checkpoint {
 
     fn tensor(&self, name: &str) -> Result<Tensor<'_>, LoadError> {
         self.tensor(name)
+    }
+
+    fn release(&self) {
+        self.release();
     }
 }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use crate::kernels::{Packed, Projection, Real, Rows, Weight};
-use crate::mlx::{Array, MlxError, eval, filled, filled_f32, from_tokens, to_f32_vec};
+use crate::mlx::{Array, Device, MlxError, device, eval, filled, filled_f32, from_tokens, to_f32_vec};
 use crate::model::Model;
 use crate::model::registry::check;
 use crate::model::testing::{Shape, Tiny, VOCABULARY};
@@ -18,7 +18,7 @@ fn load(tiny: &Tiny) -> Box<dyn Model> {
 
 /// Logits of every position, the prompt cut into pieces of these lengths.
 fn logits(model: &dyn Model, tokens: &[u32], pieces: &[usize]) -> Vec<f32> {
-    let (mut caches, mut at, mut all) = (model.caches(), 0, Vec::new());
+    let (mut caches, mut at, mut all) = (model.caches(0), 0, Vec::new());
     for length in pieces {
         let hidden = model.hidden(&from_tokens(&tokens[at..at + length]), &mut caches).expect("runs");
         all.extend(to_f32_vec(&model.head(&hidden).expect("runs")).expect("runs"));
@@ -36,6 +36,15 @@ fn difference(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / range
 }
 
+/// Scores of the same positions, computed in two ways. On the CPU device they have the same bits, because a row's depend on
+/// nothing but the row; MLX's kernels for the GPU make no such promise.
+fn assert_same(a: &[f32], b: &[f32], how: &str) {
+    match device() {
+        Device::Cpu => assert!(a == b, "{how}: {} of the range apart", difference(a, b)),
+        Device::Gpu => assert!(difference(a, b) < 1e-5, "{how}: {} of the range apart", difference(a, b)),
+    }
+}
+
 fn shapes() -> impl Iterator<Item = Shape> {
     [(true, false, 4, 2), (false, true, 4, 4), (true, true, 4, 1), (false, false, 2, 1)].into_iter().flat_map(
         |(tied, biased, heads, kv_heads)| {
@@ -50,18 +59,18 @@ fn prefill_equals_step_by_step_decode_for_every_shape() {
         let model = load(&Tiny::new(shape, 7));
         let whole = logits(model.as_ref(), &PROMPT, &[PROMPT.len()]);
         let stepped = logits(model.as_ref(), &PROMPT, &[1; PROMPT.len()]);
-        assert!(difference(&whole, &stepped) < 1e-5, "{shape:?}: {}", difference(&whole, &stepped));
+        assert_same(&whole, &stepped, &format!("{shape:?}"));
     }
 }
 
 #[test]
 fn chunked_prefill_equals_whole_prefill_across_cache_growth() {
     let model = load(&Tiny::new(Shape::PLAIN, 11));
-    let prompt: Vec<u32> = (0..300).map(|i| i * 31 % VOCABULARY as u32).collect();
-    let whole = logits(model.as_ref(), &prompt, &[300]);
-    for pieces in [vec![100, 100, 100], vec![255, 1, 1, 43], vec![1, 299]] {
+    let prompt: Vec<u32> = (0..602).map(|i| i * 31 % VOCABULARY as u32).collect();
+    let whole = logits(model.as_ref(), &prompt, &[602]);
+    for pieces in [vec![1; 602], vec![7; 86], vec![512, 90], vec![255, 1, 1, 345], vec![1, 601]] {
         let chunked = logits(model.as_ref(), &prompt, &pieces);
-        assert!(difference(&whole, &chunked) < 1e-5, "{pieces:?}");
+        assert_same(&whole, &chunked, &format!("{pieces:?}"));
     }
 }
 
@@ -72,7 +81,7 @@ fn a_deep_decode_on_a_populated_cache_equals_one_prefill() {
     let mut pieces = vec![40];
     pieces.extend([1; 40]);
     let whole = logits(model.as_ref(), &tokens, &[80]);
-    assert!(difference(&whole, &logits(model.as_ref(), &tokens, &pieces)) < 1e-5);
+    assert_same(&whole, &logits(model.as_ref(), &tokens, &pieces), "deep decode");
 }
 
 #[test]
@@ -133,7 +142,7 @@ fn packed_products_and_lookups_equal_dense_ones() {
 #[test]
 fn a_chunk_whose_logits_nobody_reads_still_fills_the_caches() {
     let model = load(&Tiny::new(Shape::PLAIN, 2));
-    let mut caches = model.caches();
+    let mut caches = model.caches(0);
     model.forward(&from_tokens(&PROMPT[..6]), &mut caches).expect("runs");
     eval(caches.iter().flat_map(crate::cache::KvCache::arrays)).expect("runs");
     let last = model.forward(&from_tokens(&PROMPT[6..]), &mut caches).expect("runs");

@@ -6,7 +6,7 @@ use std::io;
 use std::ops::Deref;
 use std::path::Path;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 
 /// The bytes of a file, paged in as they are read.
 ///
@@ -27,6 +27,15 @@ impl Mapping {
         }
         let file = File::open(path)?;
         Self::of(&file).map(Self)
+    }
+
+    /// Lets go of the pages read so far, which are paged in again if they are needed: what was copied out of a file does
+    /// not count twice in the memory of the process.
+    #[allow(unsafe_code)]
+    pub fn release(&self) {
+        // SAFETY: the map is of a file and read-only, so a page that is dropped comes back with the same bytes.
+        // A system that refuses only keeps more in memory.
+        let _ = unsafe { self.0.unchecked_advise(UncheckedAdvice::DontNeed) };
     }
 
     #[allow(unsafe_code)]
@@ -54,7 +63,10 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("bytes");
         std::fs::write(&path, b"some bytes").expect("written");
-        assert_eq!(&*Mapping::open(&path).expect("mapped"), b"some bytes");
+        let mapping = Mapping::open(&path).expect("mapped");
+        assert_eq!(&*mapping, b"some bytes");
+        mapping.release();
+        assert_eq!(&*mapping, b"some bytes");
     }
 
     #[test]

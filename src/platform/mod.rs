@@ -1,6 +1,7 @@
 //! One thin file per facility of the operating system, each a safe API over FFI. It owns every system call that std does
 //! not offer; it refuses to know anything else of ours. One of the three places where `unsafe` may stand.
 
+pub mod allocator;
 pub mod clock;
 pub mod files;
 pub mod host;

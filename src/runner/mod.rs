@@ -109,7 +109,7 @@ impl Backend for Runner {
         assert!(!prompt.is_empty(), "the engine opens no row without a prompt");
         assert!(prompt.len() < self.capacity.context_tokens as usize, "the engine checks the context");
         let width = self.capacity.logit_width as usize;
-        let state = Row::new(self.model.caches(), prompt, sampling, width);
+        let state = Row::new(self.model.caches(prompt.len() + 1), prompt, sampling, width);
         let before = self.rows.insert(row, state);
         assert!(before.is_none(), "a row is opened once");
         assert!(self.rows.len() <= self.capacity.rows_max as usize, "the engine admits no more rows than there are");

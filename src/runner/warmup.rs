@@ -11,11 +11,11 @@ use crate::runner::row::Row;
 /// How long a prefill chunk should take: a cancel, a neighbour or a short request waits that long at most.
 const CHUNK_TIME: Duration = Duration::from_millis(100);
 /// Smallest chunk, however slow the device.
-const CHUNK_TOKENS_MIN: u32 = 16;
+const CHUNK_TOKENS_MIN: u32 = 12;
 /// Largest chunk, however fast; also what the transients of attention are sized by.
 const CHUNK_TOKENS_MAX: u32 = 2048;
-/// Chunks are multiples of this.
-const CHUNK_TOKENS_STEP: u32 = 16;
+/// Chunks are multiples of this: what our kernels take at once (6), and what fills MLX's tiles closely enough.
+const CHUNK_TOKENS_STEP: u32 = 12;
 /// A token that every vocabulary has.
 const TOKEN: u32 = 0;
 
@@ -59,5 +59,5 @@ fn time(model: &dyn Model, plan: &Plan, tokens: u32) -> Result<Duration> {
 
 fn open(model: &dyn Model, plan: &Plan, tokens: u32) -> Row {
     let prompt = vec![TOKEN; tokens as usize];
-    Row::new(model.caches(), &prompt, &Sampling::greedy(), plan.logit_width as usize)
+    Row::new(model.caches(prompt.len()), &prompt, &Sampling::greedy(), plan.logit_width as usize)
 }

@@ -2,15 +2,16 @@
 
 /// Odd, and close to 2⁶⁴ / φ: the increment of SplitMix64.
 const INCREMENT: u64 = 0x9E37_79B9_7F4A_7C15;
-/// Bits of a single-precision fraction.
-const FRACTION_BITS: u32 = 24;
+/// Bits of a number; with the half that is added they fill a single-precision fraction.
+const FRACTION_BITS: u32 = 23;
 
-/// A number from 0 to below 1 for the draw at `position`.
+/// A number between 0 and 1, neither of them, for the draw at `position`. Were it ever 0, the first token would be drawn
+/// however unlikely it is.
 pub(super) fn uniform(seed: u64, position: u64) -> f32 {
     // The seed is mixed on its own first: streams of neighbouring seeds would otherwise be shifts of each other.
     let state = mix(seed).wrapping_add(position.wrapping_add(1).wrapping_mul(INCREMENT));
     let bits = mix(state) >> (u64::BITS - FRACTION_BITS);
-    bits as f32 / (1_u32 << FRACTION_BITS) as f32
+    (2 * bits + 1) as f32 / (2_u32 << FRACTION_BITS) as f32
 }
 
 /// SplitMix64's finaliser.
@@ -30,7 +31,7 @@ mod tests {
         for seed in 0..64 {
             for position in 0..256 {
                 let number = uniform(seed, position);
-                assert!((0.0..1.0).contains(&number));
+                assert!(number > 0.0 && number < 1.0);
                 buckets[(number * 16.0) as usize] += 1;
             }
         }

@@ -10,11 +10,11 @@ use crate::mlx::{Array, Result, dim, slice};
 #[derive(Debug)]
 pub(super) struct Cut {
     /// Keep this many of the highest; below the width.
-    top_k: Option<usize>,
+    pub(super) top_k: Option<usize>,
     /// Keep the fewest of the highest that reach this probability together; above 0, below 1.
-    top_p: Option<f32>,
+    pub(super) top_p: Option<f32>,
     /// Keep what is at least this times as likely as the highest, as a natural logarithm.
-    min_p_log: Option<f32>,
+    pub(super) min_p_log: Option<f32>,
     /// Tokens that are scored.
     width: usize,
 }

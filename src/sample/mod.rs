@@ -1,12 +1,14 @@
-//! Logits to a token, as MLX operations, so that the next step can be built before this one's token is known. It owns the
+//! Logits to a token, as operations of MLX's graph, so that the next step can be built before this one's token is known. It owns the
 //! order of processors (logit bias, repetition, presence, frequency, temperature, top-k, top-p, min-p, draw), the token
 //! counts that penalties need, and the random numbers; it refuses to know wire names.
 //!
 //! A draw is one uniform number against the cumulative distribution. The number is made on the host from the seed and the
 //! position alone, so token t of a row depends on (seed, t, logits) and on nothing else that runs.
 //!
+//! On the CPU device one kernel of ours does all of it; elsewhere MLX's operations do, which are its oracle too.
+//!
 //! Ties at a cut (top-k, top-p) are kept: they have equal claim. A row whose logits are not finite reports
-//! `Choice::FAILED` in place of its token; the check is part of the same evaluation.
+//! `NOT_FINITE` in place of its token; the check is part of the same evaluation.
 
 mod chance;
 mod cut;
@@ -16,7 +18,8 @@ use mlx_rs::ops::indexing::argmax_axis;
 use mlx_rs::ops::{select, softmax_axis};
 
 use crate::job::Sampling;
-use crate::mlx::{Array, Dtype, Result, item_token};
+use crate::kernels::{NOT_FINITE, Rule, choose};
+use crate::mlx::{Array, Dtype, Result, item_token, slice};
 use crate::sample::cut::Cut;
 use crate::sample::penalty::Penalties;
 
@@ -36,14 +39,11 @@ pub struct Sampler {
 pub struct Choice {
     /// `[1, 1]`, always a valid token id: what the next step is fed with.
     pub token: Array,
-    /// `[1]`: the token, or `Choice::FAILED`.
+    /// One element: the token, or `NOT_FINITE`.
     report: Array,
 }
 
 impl Choice {
-    /// What the report says in place of a token when the logits were not finite.
-    const FAILED: u32 = u32::MAX;
-
     /// The array whose evaluation computes the choice.
     #[must_use]
     pub fn report(&self) -> &Array {
@@ -56,7 +56,7 @@ impl Choice {
     /// The device failed.
     pub fn read(&self) -> Result<Option<u32>> {
         let token = item_token(&self.report)?;
-        Ok((token != Self::FAILED).then_some(token))
+        Ok((token != NOT_FINITE).then_some(token))
     }
 }
 
@@ -78,13 +78,42 @@ impl Sampler {
     /// # Errors
     /// MLX refused.
     pub fn next(&mut self, logits: &Array) -> Result<Choice> {
+        let choice = match choose(logits, &[self.rule()])? {
+            // Both as `[1, 1]`.
+            Some(chosen) => {
+                Choice { token: slice(&chosen, &[0, 0], &[1, 1])?, report: slice(&chosen, &[1, 0], &[2, 1])? }
+            }
+            None => self.composed(logits)?,
+        };
+        self.chosen += 1;
+        self.penalties.count(&choice.token.reshape(&[1])?)?;
+        Ok(choice)
+    }
+
+    /// What the kernel needs to know of the next choice.
+    fn rule(&self) -> Rule<'_> {
+        let Self { temperature, seed, cut, penalties, chosen } = self;
+        Rule {
+            bias: penalties.bias.as_ref(),
+            repetition: penalties.repetition.as_ref().map(|(penalty, prompt)| (*penalty, prompt)),
+            presence: penalties.presence.unwrap_or(0.0),
+            frequency: penalties.frequency.unwrap_or(0.0),
+            counts: penalties.counts.as_ref(),
+            temperature: *temperature,
+            top_k: cut.top_k,
+            top_p: cut.top_p,
+            min_p_log: cut.min_p_log,
+            aim: chance::uniform(*seed, *chosen),
+        }
+    }
+
+    /// The next token by MLX's operations.
+    fn composed(&self, logits: &Array) -> Result<Choice> {
         let logits = logits.reshape(&[-1])?.as_dtype(Dtype::Float32)?; // [V]
         let sound = logits.sum(true)?.is_finite()?; // [1]; one NaN or infinity makes the sum one
         let scores = self.penalties.apply(logits)?;
         let token = if self.temperature > 0.0 { self.draw(&scores)? } else { argmax_axis(&scores, -1, true)? }; // [1]
-        self.chosen += 1;
-        self.penalties.count(&token)?;
-        let failed = Array::from_slice(&[Choice::FAILED], &[1]);
+        let failed = Array::from_slice(&[NOT_FINITE], &[1]);
         Ok(Choice { token: token.reshape(&[1, 1])?, report: select(sound, &token, failed)? })
     }
 

@@ -11,15 +11,15 @@ use crate::mlx::{Array, Result, from_f32};
 #[derive(Debug)]
 pub(super) struct Penalties {
     /// Added, `[V]`.
-    bias: Option<Array>,
+    pub(super) bias: Option<Array>,
     /// The penalty, and 1 at each token of the prompt, `[V]`.
-    repetition: Option<(f32, Array)>,
+    pub(super) repetition: Option<(f32, Array)>,
     /// Subtracted once from what is in the output.
-    presence: Option<f32>,
+    pub(super) presence: Option<f32>,
     /// Subtracted per occurrence in the output.
-    frequency: Option<f32>,
+    pub(super) frequency: Option<f32>,
     /// Occurrences in the output, `[V]`; kept when anything needs them.
-    counts: Option<Array>,
+    pub(super) counts: Option<Array>,
 }
 
 impl Penalties {

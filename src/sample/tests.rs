@@ -67,30 +67,42 @@ fn next(sampler: &mut Sampler, logits: &[f32]) -> Option<u32> {
     choice.read().expect("runs")
 }
 
+/// What MLX's operations would choose next.
+fn composed(sampler: &Sampler, logits: &[f32]) -> Option<u32> {
+    sampler.composed(&from_f32(logits, &[1, 1, logits.len()])).expect("runs").read().expect("runs")
+}
+
 /// Every token that the sampler chooses is one that the oracle could choose with the same random number.
 fn check(sampling: &Sampling, prompt: &[u32], steps: &[Vec<f32>]) -> Result<(), TestCaseError> {
     let mut sampler = Sampler::new(sampling, prompt, steps[0].len());
     let mut output = Vec::new();
     for (position, logits) in steps.iter().enumerate() {
+        let by_mlx = composed(&sampler, logits).expect("finite logits");
         let token = next(&mut sampler, logits).expect("finite logits");
         let scores = penalised(sampling, prompt, &output, logits);
-        if sampling.temperature == 0.0 {
-            let highest = scores.iter().copied().fold(f64::MIN, f64::max);
-            prop_assert!(scores[token as usize] >= highest - SLACK, "{token} scores below the highest");
-        } else {
-            let strict = distribution(sampling, &scores, -SLACK);
-            let lenient = distribution(sampling, &scores, SLACK);
-            prop_assert!(lenient.iter().any(|(id, _)| *id == token), "{token} was cut off");
-            if strict.len() == lenient.len() {
-                let aim = f64::from(chance::uniform(sampling.seed, position as u64));
-                let mut by_id = lenient.clone();
-                by_id.sort_by_key(|(id, _)| *id);
-                let before: f64 = by_id.iter().filter(|(id, _)| *id < token).map(|(_, share)| share).sum();
-                let share = by_id.iter().find(|(id, _)| *id == token).expect("it is there").1;
-                prop_assert!((before - SLACK..=before + share + SLACK).contains(&aim), "{token} is not at {aim}");
-            }
-        }
+        check_token(sampling, &scores, position, by_mlx)?;
+        check_token(sampling, &scores, position, token)?;
         output.push(token);
+    }
+    Ok(())
+}
+
+fn check_token(sampling: &Sampling, scores: &[f64], position: usize, token: u32) -> Result<(), TestCaseError> {
+    if sampling.temperature == 0.0 {
+        let highest = scores.iter().copied().fold(f64::MIN, f64::max);
+        prop_assert!(scores[token as usize] >= highest - SLACK, "{token} scores below the highest");
+    } else {
+        let strict = distribution(sampling, scores, -SLACK);
+        let lenient = distribution(sampling, scores, SLACK);
+        prop_assert!(lenient.iter().any(|(id, _)| *id == token), "{token} was cut off");
+        if strict.len() == lenient.len() {
+            let aim = f64::from(chance::uniform(sampling.seed, position as u64));
+            let mut by_id = lenient.clone();
+            by_id.sort_by_key(|(id, _)| *id);
+            let before: f64 = by_id.iter().filter(|(id, _)| *id < token).map(|(_, share)| share).sum();
+            let share = by_id.iter().find(|(id, _)| *id == token).expect("it is there").1;
+            prop_assert!((before - SLACK..=before + share + SLACK).contains(&aim), "{token} is not at {aim}");
+        }
     }
     Ok(())
 }
@@ -195,6 +207,7 @@ fn logits_that_are_not_finite_fail_and_finite_ones_do_not() {
             let mut logits = vec![1.0; 33];
             logits[17] = bad;
             let mut sampler = Sampler::new(&sampling, &[1], 33);
+            assert_eq!(composed(&sampler, &logits), None, "{bad}, by MLX's operations");
             assert_eq!(next(&mut sampler, &logits), None, "{bad}");
             assert!(next(&mut sampler, &[1.0; 33]).is_some());
         }

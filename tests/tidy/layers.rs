@@ -33,7 +33,7 @@ pub const LAYERS: &[Layer] = &[
     mlx("kernels", &["mlx"]),
     mlx("cache", &["mlx", "kernels"]),
     mlx("nn", &["mlx", "kernels", "cache"]),
-    mlx("sample", &["job", "mlx"]),
+    mlx("sample", &["job", "mlx", "kernels"]),
     mlx("model", &["platform", "mlx", "kernels", "cache", "nn"]),
     mlx("runner", &["telemetry", "job", "engine", "mlx", "cache", "sample", "model"]),
     layer("hub", &["config", "telemetry"]),

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crate::kernels::Heads;
 use crate::kernels::cpu::pool::pool;
-use crate::kernels::cpu::primitive::{Kernel, View, apply};
+use crate::kernels::cpu::primitive::{Kernel, Made, View, apply};
 use crate::kernels::cpu::rows::{load_up_to, store_up_to};
 use crate::kernels::cpu::simd::{Eight, Portable, exp};
 #[cfg(target_arch = "x86_64")]
@@ -97,7 +97,7 @@ pub(in crate::kernels) fn append(
     let shape: Vec<usize> = cache.shape().iter().map(|size| size.unsigned_abs() as usize).collect();
     let fits = shape.len() == 4 && shape[1] == 2 * heads.keys && shape[3] == heads.width;
     assert!(fits && span.offset + span.count <= shape[2], "the cache has room for the span");
-    apply(Append { heads, span, table: Arc::clone(table) }, &[cache, projections], Some(0), &shape)
+    apply(Append { heads, span, table: Arc::clone(table) }, &[cache, projections], Made::Floats, Some(0), &shape)
 }
 
 impl Kernel for Append {
@@ -142,7 +142,7 @@ pub(in crate::kernels) fn attend(
     let tokens = spans.iter().map(|span| span.count).sum();
     let inputs: Vec<&Array> = std::iter::once(projections).chain(caches).collect();
     let kernel = Attend { heads, spans: spans.to_vec(), table: Arc::clone(table), scale, isa: isa() };
-    apply(kernel, &inputs, None, &[1, tokens, heads.queries * heads.width])
+    apply(kernel, &inputs, Made::Floats, None, &[1, tokens, heads.queries * heads.width])
 }
 
 /// Some neighbouring queries of one head, and the keys and values that they see.

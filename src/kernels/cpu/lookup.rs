@@ -4,7 +4,7 @@ use half::{bf16, f16};
 
 use crate::kernels::cpu::Shared;
 use crate::kernels::cpu::packed::{Coding, Layout, PANEL, Packed, Real, group_bytes};
-use crate::kernels::cpu::primitive::{Kernel, View, apply};
+use crate::kernels::cpu::primitive::{Kernel, Made, View, apply};
 use crate::mlx::{Array, Result};
 
 /// Inputs: tokens `[…]` of 32 bits, the matrix.
@@ -16,7 +16,7 @@ struct Lookup {
 pub(in crate::kernels) fn lookup(tokens: &Array, matrix: &Packed) -> Result<Array> {
     let mut shape: Vec<usize> = tokens.shape().iter().map(|size| size.unsigned_abs() as usize).collect();
     shape.push(matrix.layout.inputs);
-    apply(Lookup { layout: matrix.layout }, &[tokens, &matrix.data], None, &shape)
+    apply(Lookup { layout: matrix.layout }, &[tokens, &matrix.data], Made::Floats, None, &shape)
 }
 
 impl Kernel for Lookup {

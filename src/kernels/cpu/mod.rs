@@ -8,13 +8,14 @@
 //!
 //! A kernel is written once, generic over `simd::Simd`, and compiled for each instruction set; [`isa`] chooses once.
 //! `primitive` is the border to MLX, `fuse` makes one operation of several, `pool` the threads, `packed` the layout of weights, `product` the inner loops of the
-//! matrix product, `project` the product with what surrounds it, `attend` the cache and attention.
+//! matrix product, `project` the product with what surrounds it, `attend` the cache and attention, `choose` sampling.
 //!
 //! Safety, for the whole module: a kernel gets buffers of the sizes that its operation was built with, parts of one call
 //! write disjoint ranges, and functions with a target feature are called for an [`Isa`] that was detected.
 #![allow(unsafe_code)]
 
 mod attend;
+mod choose;
 mod fuse;
 mod lookup;
 pub mod machine;
@@ -35,6 +36,7 @@ use std::cell::RefCell;
 use std::sync::OnceLock;
 
 pub(in crate::kernels) use attend::{Span, Table, append, attend};
+pub(in crate::kernels) use choose::choose;
 pub(in crate::kernels) use fuse::fuse;
 pub(in crate::kernels) use lookup::lookup;
 pub(in crate::kernels) use norm::rms_norm;

@@ -1,6 +1,6 @@
 //! The norm on its own, for models that do not project right after it.
 
-use crate::kernels::cpu::primitive::{Kernel, View, apply};
+use crate::kernels::cpu::primitive::{Kernel, Made, View, apply};
 use crate::kernels::cpu::rows;
 use crate::kernels::cpu::simd::{Eight, Portable};
 #[cfg(target_arch = "x86_64")]
@@ -17,7 +17,7 @@ struct Norm {
 /// See `kernels::rms_norm`.
 pub(in crate::kernels) fn rms_norm(x: &Array, weight: &Array, eps: f32) -> Result<Array> {
     let shape: Vec<usize> = x.shape().iter().map(|size| size.unsigned_abs() as usize).collect();
-    apply(Norm { eps, isa: isa() }, &[x, weight], None, &shape)
+    apply(Norm { eps, isa: isa() }, &[x, weight], Made::Floats, None, &shape)
 }
 
 impl Kernel for Norm {

@@ -62,9 +62,9 @@ void HostKernel::eval_gpu(const std::vector<mx::array>&, mx::array&) {
 
 } // namespace sanctum
 
-// A lazy array of floats, or null. `inputs` and the result are mlx-c's handles: pointers to arrays.
+// A lazy array of floats, or of unsigned words; or null. `inputs` and the result are mlx-c's handles: pointers to arrays.
 extern "C" void* sanctum_apply(sanctum_kernel kernel, int donor, void* const* inputs, size_t count,
-                               const int32_t* shape, size_t dims, int dtype) {
+                               const int32_t* shape, size_t dims, int words) {
   sanctum::Kernel owned(new sanctum_kernel(kernel), [](const sanctum_kernel* k) {
     k->drop(k->state);
     delete k;
@@ -77,7 +77,7 @@ extern "C" void* sanctum_apply(sanctum_kernel kernel, int donor, void* const* in
     }
     auto primitive =
         std::make_shared<sanctum::HostKernel>(mx::to_stream(mx::Device::cpu), std::move(owned), donor);
-    return new mx::array(mx::Shape(shape, shape + dims), dtype == 0 ? mx::float32 : mx::uint32,
+    return new mx::array(mx::Shape(shape, shape + dims), words == 0 ? mx::float32 : mx::uint32,
                          std::move(primitive), std::move(operands));
   } catch (...) {
     return nullptr;

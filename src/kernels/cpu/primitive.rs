@@ -39,22 +39,38 @@ unsafe extern "C" {
         count: usize,
         shape: *const i32,
         dims: usize,
-        dtype: c_int,
+        words: c_int,
     ) -> *mut c_void;
 }
 
-/// The array of 32-bit floats that `kernel` will compute from `inputs`; with a `donor`, in the place of that input, which
+/// The type of what a kernel makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Made {
+    /// 32-bit floats.
+    Floats,
+    /// Unsigned words of 32 bits.
+    Words,
+}
+
+/// The array that `kernel` will compute from `inputs`; with a `donor`, in the place of that input, which
 /// is copied first only where somebody else still needs it.
-pub(super) fn apply<K: Kernel>(kernel: K, inputs: &[&Array], donor: Option<usize>, shape: &[usize]) -> Result<Array> {
+pub(super) fn apply<K: Kernel>(
+    kernel: K,
+    inputs: &[&Array],
+    made: Made,
+    donor: Option<usize>,
+    shape: &[usize],
+) -> Result<Array> {
     let shape: Vec<i32> = shape.iter().copied().map(dim).collect();
     let handles: Vec<*mut c_void> = inputs.iter().map(|input| input.as_ptr().ctx).collect();
     let state = Box::into_raw(Box::new(kernel)).cast();
     let callback = Callback { state, run: run::<K>, drop: release::<K> };
     let donor = donor.map_or(-1, dim);
+    let words = c_int::from(made == Made::Words);
     // SAFETY: the handles are of live arrays, the slices have the lengths given and are copied before the call returns;
     // `state` is freed by `drop`, exactly once, after the last call of `run`.
     let array =
-        unsafe { sanctum_apply(callback, donor, handles.as_ptr(), handles.len(), shape.as_ptr(), shape.len(), 0) };
+        unsafe { sanctum_apply(callback, donor, handles.as_ptr(), handles.len(), shape.as_ptr(), shape.len(), words) };
     if array.is_null() {
         return Err(MlxError::refused("a native kernel"));
     }

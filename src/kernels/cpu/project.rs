@@ -4,7 +4,7 @@
 
 use crate::kernels::cpu::packed::{Coding, Layout, PANEL, Packed};
 use crate::kernels::cpu::pool::pool;
-use crate::kernels::cpu::primitive::{Kernel, View, apply};
+use crate::kernels::cpu::primitive::{Kernel, Made, View, apply};
 use crate::kernels::cpu::product::{ROWS_MAX, Tile, rows_at_once, scaling};
 use crate::kernels::cpu::rows::{gated, group_sums, rms_norm, scale};
 use crate::kernels::cpu::simd::{Eight, Portable};
@@ -93,7 +93,7 @@ pub(in crate::kernels) fn project(x: &Array, operands: &Operands<'_>) -> Result<
     inputs.extend(operands.norm.map(|(weight, _)| weight));
     inputs.extend(operands.bias);
     inputs.extend(operands.residual);
-    apply(kernel, &inputs, None, &shape)
+    apply(kernel, &inputs, Made::Floats, None, &shape)
 }
 
 impl Kernel for Project {

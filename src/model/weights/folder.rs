@@ -114,6 +114,11 @@ impl Tensors {
         })
     }
 
+    /// Lets go of the pages of all files.
+    pub(super) fn release(&self) {
+        self.shards.iter().for_each(Mapping::release);
+    }
+
     pub(super) fn bytes_total(&self) -> u64 {
         self.stored.values().map(Stored::bytes).sum()
     }

@@ -164,6 +164,14 @@ impl Checkpoint {
         tensor.ok_or_else(|| Flaw::missing(format_args!("tensor {name:?}")).within(&self.path))
     }
 
+    /// Lets go of the pages of the files that were read so far.
+    pub fn release(&self) {
+        match &self.tensors {
+            Tensors::Gguf { mapping, .. } => mapping.release(),
+            Tensors::Folder(tensors) => tensors.release(),
+        }
+    }
+
     /// Bytes of all tensors as they lie in the files.
     #[must_use]
     pub fn bytes_total(&self) -> u64 {
