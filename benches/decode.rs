@@ -11,12 +11,15 @@ use sanctum_mlx::engine::backend::{Backend, Decoded, RowId};
 use sanctum_mlx::job::Sampling;
 use sanctum_mlx::kernels::machine;
 use sanctum_mlx::mlx::{self, eval, from_tokens};
+use sanctum_mlx::model::Sequence;
 use sanctum_mlx::model::registry::check;
 use sanctum_mlx::model::weights::Checkpoint;
 use sanctum_mlx::runner::{Runner, RunnerSettings};
 
 /// Tokens decoded per sample.
 const DECODE_TOKENS: usize = 48;
+/// Most rows that decode together here.
+const ROWS_MAX: u32 = 8;
 /// Samples of each figure; the median is told, and the best.
 const SAMPLES: usize = 5;
 
@@ -28,7 +31,7 @@ fn main() {
 
     let plan = check(&checkpoint).expect("supported");
     let begun = Instant::now();
-    let mut runner = Runner::load(&checkpoint, &plan, RunnerSettings { rows_max: 2 }, &|_| {}).expect("loads");
+    let mut runner = Runner::load(&checkpoint, &plan, RunnerSettings { rows_max: ROWS_MAX }, &|_| {}).expect("loads");
     let weights = mlx::gauges().expect("gauges").active_bytes as f64;
     println!("load and warm-up           {:8.2} s", begun.elapsed().as_secs_f64());
     println!("weights in memory          {:8.1} MB, as {:?} computes", weights / 1e6, mlx::device());
@@ -44,18 +47,35 @@ fn main() {
         println!("prefill {tokens:4}               {:8.1} tokens/s, best {:.1}", rates.0, rates.1);
     }
     for (name, sampling) in [("greedy", Sampling::greedy()), ("drawn ", drawn())] {
-        let rates = samples(|| DECODE_TOKENS as f64 / decode(&mut runner, &sampling).as_secs_f64());
+        let rates = samples(|| DECODE_TOKENS as f64 / decode(&mut runner, 1, &sampling).as_secs_f64());
         let eta = rates.0 * weights / (bandwidth * 1e9);
         println!("decode, {name}             {:8.2} tokens/s, best {:.2}, η {eta:.2}", rates.0, rates.1);
+    }
+    for rows in [2, 4, u64::from(ROWS_MAX)] {
+        let greedy = Sampling::greedy();
+        let tokens = (DECODE_TOKENS * rows as usize) as f64;
+        // Against one row in the same moment, because the machine is not the same in the next.
+        let mut ratios = Vec::new();
+        let rates = samples(|| {
+            let alone = DECODE_TOKENS as f64 / decode(&mut runner, 1, &greedy).as_secs_f64();
+            let together = tokens / decode(&mut runner, rows, &greedy).as_secs_f64();
+            ratios.push(together / alone);
+            together
+        });
+        ratios.sort_by(f64::total_cmp);
+        let ratio = ratios[SAMPLES / 2];
+        println!("decode, {rows} rows             {:8.2} tokens/s, best {:.2}, {ratio:.2} x one row", rates.0, rates.1);
     }
     drop(runner);
     let model = plan.load(&checkpoint, &|_| {}).expect("loads");
     let mut caches = model.caches(0);
-    eval([&model.forward(&from_tokens(&[1; 16]), &mut caches).expect("runs")]).expect("runs");
+    let sequence = Sequence { caches: &mut caches, count: 16 };
+    eval([&model.forward(&from_tokens(&[1; 16]), &mut [sequence]).expect("runs")]).expect("runs");
     let host = samples(|| {
         let mut caches = model.caches(0);
         let begun = Instant::now();
-        black_box(model.forward(&from_tokens(&[1]), &mut caches).expect("builds"));
+        let sequence = Sequence { caches: &mut caches, count: 1 };
+        black_box(model.forward(&from_tokens(&[1]), &mut [sequence]).expect("builds"));
         begun.elapsed().as_secs_f64() * 1e6
     });
     println!("graph of one step, host    {:8.0} µs", host.0);
@@ -89,18 +109,20 @@ fn prefill(runner: &mut Runner, tokens: usize) -> Duration {
     took
 }
 
-fn decode(runner: &mut Runner, sampling: &Sampling) -> Duration {
-    let row = RowId(1);
-    runner.open(row, &prompt(32), sampling);
-    while runner.prefill(row, 32).expect("runs") > 0 {}
-    runner.decode(&[row]).expect("runs");
+fn decode(runner: &mut Runner, rows: u64, sampling: &Sampling) -> Duration {
+    let rows: Vec<RowId> = (1..=rows).map(RowId).collect();
+    for row in &rows {
+        runner.open(*row, &prompt(31 + row.0 as usize), sampling);
+        while runner.prefill(*row, 64).expect("runs") > 0 {}
+    }
+    runner.decode(&rows).expect("runs");
     let begun = Instant::now();
     for _ in 0..DECODE_TOKENS {
-        let decoded = runner.decode(&[row]).expect("runs");
-        assert!(matches!(decoded.as_slice(), [Decoded::Token(_)]));
+        let decoded = runner.decode(&rows).expect("runs");
+        assert!(decoded.iter().all(|decoded| matches!(decoded, Decoded::Token(_))));
     }
     let took = begun.elapsed();
-    runner.close(row);
+    rows.iter().for_each(|row| runner.close(*row));
     took
 }
 

@@ -9,9 +9,9 @@ use std::path::Path;
 use sanctum_mlx::engine::backend::{Backend, Decoded, RowId};
 use sanctum_mlx::job::Sampling;
 use sanctum_mlx::mlx::{from_tokens, to_f32_vec};
-use sanctum_mlx::model::Model;
 use sanctum_mlx::model::registry::{Plan, check};
 use sanctum_mlx::model::weights::Checkpoint;
+use sanctum_mlx::model::{Model, Sequence};
 use sanctum_mlx::runner::{Runner, RunnerSettings};
 use serde_json::Value;
 
@@ -85,7 +85,8 @@ fn compare(model: &dyn Model, golden: &Golden) -> Outcome {
     let mut outcome = Outcome { difference: 0.0, other: Vec::new() };
     let mut input = golden.prompt.clone();
     for (at, (step, token)) in golden.steps.iter().zip(&golden.tokens).enumerate() {
-        let logits = model.forward(&from_tokens(&input), &mut caches).expect("runs");
+        let sequence = Sequence { caches: &mut caches, count: input.len() };
+        let logits = model.forward(&from_tokens(&input), &mut [sequence]).expect("runs");
         let logits = to_f32_vec(&logits).expect("runs");
         let range = step.max - step.min;
         let best = logits.iter().enumerate().fold(0, |best, (id, logit)| if *logit > logits[best] { id } else { best });

@@ -67,12 +67,12 @@ fn allocate(shape: &[usize], dtype: Dtype) -> Result<Array> {
     Ok(array)
 }
 
-/// The token in a `u32` array of one element; waits for it.
+/// All values of a `u32` array, row by row; waits for them.
 ///
 /// # Errors
 /// The device failed.
-pub fn item_token(array: &Array) -> Result<u32> {
-    Ok(array.try_item_exact::<u32>()?)
+pub fn to_u32_vec(array: &Array) -> Result<Vec<u32>> {
+    Ok(array.contiguous()?.to_vec_cast::<u32>()?)
 }
 
 /// All values, row by row, as 32-bit floats; waits for them.

@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 
 use mlx_rs::error::{AsSliceError, ConversionError, Exception};
 
-pub use array::{filled, filled_f32, from_f32, from_tokens, item_token, slice, slice_update, to_f32_vec};
+pub use array::{filled, filled_f32, from_f32, from_tokens, slice, slice_update, to_f32_vec, to_u32_vec};
 pub use memory::{Gauges, clear_cache, gauges, reset_peak, set_cache_limit};
 pub use mlx_rs::{Array, Dtype};
 

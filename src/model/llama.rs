@@ -5,13 +5,13 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::cache::KvCache;
-use crate::kernels::{Angles, Heads, Rope, RopeScaling, Sequence, attention};
+use crate::kernels::{self, Angles, Heads, KeyValues, Rope, RopeScaling, attention};
 use crate::mlx::{Array, Result};
 use crate::model::loader::Loader;
 use crate::model::registry::Expected;
 use crate::model::source::Tensors;
 use crate::model::weights::Flaw;
-use crate::model::{LoadFailure, Model};
+use crate::model::{LoadFailure, Model, Sequence};
 use crate::nn::{Embedding, Linear, RmsNorm, SwiGlu};
 
 /// Largest size that a configuration may name: beyond every model, and far from overflow.
@@ -82,11 +82,9 @@ struct Attention {
 
 impl Attention {
     /// `x + output(attention(qkv(norm(x))))`.
-    fn forward(&self, x: &Array, rope: (&Rope, &Angles), cache: &mut KvCache) -> Result<Array> {
-        let &[1, count, _] = x.shape() else { unreachable!("activations are [1, L, width]") };
-        let qkv = self.qkv.normed(&self.norm, x)?; // [1, L, (H + 2K)·D]
-        let mut sequence = Sequence { cache, count: count.unsigned_abs() as usize };
-        let mixed = attention(&qkv, self.heads, rope, std::slice::from_mut(&mut sequence))?; // [1, L, H·D]
+    fn forward(&self, x: &Array, rope: (&Rope, &Angles), spans: &mut [kernels::Sequence<'_>]) -> Result<Array> {
+        let qkv = self.qkv.normed(&self.norm, x)?; // [1, T, (H + 2K)·D]
+        let mixed = attention(&qkv, self.heads, rope, spans)?; // [1, T, H·D]
         self.output.add_to(x, &mixed)
     }
 }
@@ -96,12 +94,20 @@ impl Model for Llama {
         self.blocks.iter().map(|_| KvCache::with_room(tokens)).collect()
     }
 
-    fn hidden(&self, tokens: &Array, caches: &mut [KvCache]) -> Result<Array> {
-        assert_eq!(caches.len(), self.blocks.len(), "one cache a layer");
-        let angles = self.rope.angles(&[(caches[0].tokens(), tokens.size())]);
-        let mut x = self.embedding.forward(tokens)?; // [1, L, width]
-        for (block, cache) in self.blocks.iter().zip(caches) {
-            x = block.attention.forward(&x, (&self.rope, &angles), cache)?;
+    fn hidden(&self, tokens: &Array, sequences: &mut [Sequence<'_>]) -> Result<Array> {
+        assert!(sequences.iter().all(|sequence| sequence.caches.len() == self.blocks.len()), "one cache a layer");
+        let count: usize = sequences.iter().map(|sequence| sequence.count).sum();
+        assert_eq!(count, tokens.size(), "every token belongs to a sequence");
+        let spans: Vec<(usize, usize)> =
+            sequences.iter().map(|sequence| (sequence.caches[0].tokens(), sequence.count)).collect();
+        let angles = self.rope.angles(&spans);
+        let mut x = self.embedding.forward(tokens)?; // [1, T, width]
+        for (layer, block) in self.blocks.iter().enumerate() {
+            let spans = sequences.iter_mut().map(|Sequence { caches, count }| {
+                let cache: &mut dyn KeyValues = &mut caches[layer];
+                kernels::Sequence { cache, count: *count }
+            });
+            x = block.attention.forward(&x, (&self.rope, &angles), &mut spans.collect::<Vec<_>>())?;
             x = block.mlp.forward(&x)?;
         }
         Ok(x)

@@ -5,10 +5,10 @@ use serde_json::json;
 
 use crate::kernels::{Packed, Projection, Real, Rows, Weight};
 use crate::mlx::{Array, Device, MlxError, device, eval, filled, filled_f32, from_tokens, to_f32_vec};
-use crate::model::Model;
 use crate::model::registry::check;
 use crate::model::testing::{Shape, Tiny, VOCABULARY};
 use crate::model::weights::Tensor;
+use crate::model::{Model, Sequence};
 
 const PROMPT: [u32; 11] = [5, 17, 3, 88, 42, 42, 9, 61, 0, 95, 30];
 
@@ -20,7 +20,8 @@ fn load(tiny: &Tiny) -> Box<dyn Model> {
 fn logits(model: &dyn Model, tokens: &[u32], pieces: &[usize]) -> Vec<f32> {
     let (mut caches, mut at, mut all) = (model.caches(0), 0, Vec::new());
     for length in pieces {
-        let hidden = model.hidden(&from_tokens(&tokens[at..at + length]), &mut caches).expect("runs");
+        let mut sequence = [Sequence { caches: &mut caches, count: *length }];
+        let hidden = model.hidden(&from_tokens(&tokens[at..at + length]), &mut sequence).expect("runs");
         all.extend(to_f32_vec(&model.head(&hidden).expect("runs")).expect("runs"));
         at += length;
         assert!(caches.iter().all(|cache| cache.tokens() == at));
@@ -143,12 +144,43 @@ fn packed_products_and_lookups_equal_dense_ones() {
 fn a_chunk_whose_logits_nobody_reads_still_fills_the_caches() {
     let model = load(&Tiny::new(Shape::PLAIN, 2));
     let mut caches = model.caches(0);
-    model.forward(&from_tokens(&PROMPT[..6]), &mut caches).expect("runs");
+    model.remember(&from_tokens(&PROMPT[..6]), &mut [Sequence { caches: &mut caches, count: 6 }]).expect("runs");
     eval(caches.iter().flat_map(crate::cache::KvCache::arrays)).expect("runs");
-    let last = model.forward(&from_tokens(&PROMPT[6..]), &mut caches).expect("runs");
+    let rest = &PROMPT[6..];
+    let sequence = Sequence { caches: &mut caches, count: rest.len() };
+    let last = model.forward(&from_tokens(rest), &mut [sequence]).expect("runs");
     let whole = logits(model.as_ref(), &PROMPT, &[PROMPT.len()]);
     let last = to_f32_vec(&last).expect("runs");
     assert!(difference(&last, &whole[whole.len() - VOCABULARY..]) < 1e-5);
+}
+
+#[test]
+fn rows_in_one_pass_get_what_each_gets_alone() {
+    for shape in shapes() {
+        let model = load(&Tiny::new(shape, 9));
+        let prompts: [&[u32]; 4] = [&PROMPT, &PROMPT[3..4], &[7; 70], &PROMPT[..6]];
+        let last = |prompt: &[u32]| {
+            let all = logits(model.as_ref(), prompt, &[prompt.len()]);
+            all[all.len() - VOCABULARY..].to_vec()
+        };
+        // Each row's prompt but its last token, and then all last tokens with another prompt's first ones.
+        let mut caches: Vec<_> = prompts.iter().map(|_| model.caches(0)).collect();
+        for (prompt, caches) in prompts.iter().zip(&mut caches).filter(|(prompt, _)| prompt.len() > 1) {
+            let most = &prompt[..prompt.len() - 1];
+            let sequence = Sequence { caches, count: most.len() };
+            model.remember(&from_tokens(most), &mut [sequence]).expect("runs");
+        }
+        let mut fresh = model.caches(0);
+        let mut tokens: Vec<u32> = prompts.iter().map(|prompt| prompt[prompt.len() - 1]).collect();
+        tokens.extend(&PROMPT[..5]);
+        let mut sequences: Vec<_> = caches.iter_mut().map(|caches| Sequence { caches, count: 1 }).collect();
+        sequences.push(Sequence { caches: &mut fresh, count: 5 });
+        let together = to_f32_vec(&model.forward(&from_tokens(&tokens), &mut sequences).expect("runs")).expect("runs");
+        for (row, together) in together.chunks_exact(VOCABULARY).enumerate() {
+            let alone = last(prompts.get(row).copied().unwrap_or(&PROMPT[..5]));
+            assert_same(together, &alone, &format!("{shape:?}, row {row}"));
+        }
+    }
 }
 
 fn refusal(change: impl FnOnce(&mut Tiny)) -> String {

@@ -2,8 +2,9 @@
 //! steps are built, submitted and read, the size of a prefill chunk, and when memory is given back; it refuses to know
 //! HTTP and text. Everything here lives on the inference thread: it is built, called and dropped there.
 //!
-//! Steps run ahead: a row's step t + 1 is built from token t while that token is still being computed, as an array that
-//! nobody has read. On the GPU it is also submitted before token t is read, so the device never waits for the host. MLX's
+//! All decoding rows step together, in one pass of the model; rows join and leave between steps. Steps run ahead: step
+//! t + 1 is built from the tokens t while those are still being computed, as an array that nobody has read. A row that
+//! ends with token t has then been given a place in step t + 1 that is computed for nobody. On the GPU it is also submitted before token t is read, so the device never waits for the host. MLX's
 //! CPU backend takes a submission only when about fifty operations are left of it, so there submitting t + 1 first would
 //! hold token t back by a whole step; the built step is submitted at the next call instead, which costs the device the
 //! engine's own microseconds between two calls and nothing else.
@@ -12,6 +13,7 @@
 //! cache: the cache gets token t with step t + 1. A row that fails has a step built that its record does not know; closing
 //! forgets it.
 
+mod batch;
 mod row;
 mod warmup;
 
@@ -125,13 +127,13 @@ impl Backend for Runner {
         if self.steps.is_multiple_of(CLEAR_EVERY_STEPS) {
             mlx::clear_cache()?;
         }
-        for id in rows {
-            let (model, row) = self.row(*id);
-            row.run_ahead(model)?;
-        }
-        let decoded = rows.iter().map(|id| self.row(*id).1.take()).collect::<Result<Vec<_>, _>>()?;
-        assert_eq!(decoded.len(), rows.len(), "a token for each row");
-        Ok(decoded)
+        let place = |id: &RowId| rows.iter().position(|row| row == id);
+        let mut stepping: Vec<(usize, &mut Row)> =
+            self.rows.iter_mut().filter_map(|(id, row)| Some((place(id)?, row))).collect();
+        assert_eq!(stepping.len(), rows.len(), "the engine names only rows that it opened, each once");
+        stepping.sort_by_key(|(place, _)| *place);
+        let mut stepping: Vec<&mut Row> = stepping.into_iter().map(|(_, row)| row).collect();
+        Ok(batch::step(self.model.as_ref(), &mut stepping)?)
     }
 
     fn close(&mut self, row: RowId) {

@@ -4,9 +4,10 @@
 use crate::cache::KvCache;
 use crate::engine::backend::Decoded;
 use crate::job::Sampling;
-use crate::mlx::{Array, Device, Result, async_eval, device, eval, from_tokens};
-use crate::model::Model;
-use crate::sample::{Choice, Sampler};
+use crate::mlx::{Array, Result, eval, from_tokens};
+use crate::model::{Model, Sequence};
+use crate::runner::batch::Pending;
+use crate::sample::{self, Sampler};
 
 /// Why a row whose logits are NaN or infinite cannot go on.
 const NOT_FINITE: &str = "the model's logits are not finite";
@@ -18,12 +19,12 @@ pub(super) struct Row {
     /// Prompt tokens evaluated and tokens returned.
     recorded: usize,
     /// One a layer.
-    caches: Vec<KvCache>,
-    sampler: Sampler,
+    pub(super) caches: Vec<KvCache>,
+    pub(super) sampler: Sampler,
     /// The next token to return; there once the prompt is evaluated.
-    pending: Option<Choice>,
+    pub(super) pending: Option<Pending>,
     /// The one after it, while a call is on its way to return the pending one.
-    following: Option<Choice>,
+    pub(super) following: Option<Pending>,
 }
 
 impl Row {
@@ -37,33 +38,19 @@ impl Row {
         let end = self.prompt.len().min(self.recorded + tokens.max(1) as usize);
         assert!(self.recorded < end, "a complete prompt is not evaluated again");
         let chunk = from_tokens(&self.prompt[self.recorded..end]);
+        let sequence = Sequence { caches: &mut self.caches, count: end - self.recorded };
         if end == self.prompt.len() {
-            let logits = model.forward(&chunk, &mut self.caches)?;
-            let first = self.sampler.next(&logits)?;
-            eval(self.cached().chain([first.report()]))?;
-            self.pending = Some(first);
+            let scores = model.forward(&chunk, &mut [sequence])?;
+            let chosen = sample::next(&mut [&mut self.sampler], &scores)?;
+            eval(self.cached().chain([&chosen]))?;
+            self.pending = Pending::of_batch(chosen, 1).pop();
         } else {
-            model.remember(&chunk, &mut self.caches)?;
+            model.remember(&chunk, &mut [sequence])?;
             eval(self.cached())?;
         }
         self.recorded = end;
         self.check();
         Ok(u32::try_from(self.prompt.len() - end).expect("a prompt fits the context"))
-    }
-
-    /// Builds the step after the pending one and sees to it that the device has work; see the module `runner`.
-    pub(super) fn run_ahead(&mut self, model: &dyn Model) -> Result<()> {
-        let pending = self.pending.as_ref().expect("the engine decodes only complete prompts");
-        if device() == Device::Cpu {
-            async_eval([pending.report()])?;
-        }
-        let logits = model.forward(&pending.token, &mut self.caches)?;
-        let following = self.sampler.next(&logits)?;
-        if device() == Device::Gpu {
-            async_eval([following.report()])?;
-        }
-        self.following = Some(following);
-        Ok(())
     }
 
     /// Waits for the pending token and returns it.

@@ -6,6 +6,7 @@ use crate::job::Sampling;
 use crate::mlx::Result;
 use crate::model::Model;
 use crate::model::registry::Plan;
+use crate::runner::batch;
 use crate::runner::row::Row;
 
 /// How long a prefill chunk should take: a cancel, a neighbour or a short request waits that long at most.
@@ -25,8 +26,7 @@ pub(super) fn run(model: &dyn Model, plan: &Plan, progress: &dyn Fn()) -> Result
     let context = plan.context_tokens.min(CHUNK_TOKENS_MAX);
     let mut row = open(model, plan, 1);
     row.prefill(model, 1)?;
-    row.run_ahead(model)?;
-    row.take()?;
+    batch::step(model, &mut [&mut row])?;
     row.close();
     progress();
 

@@ -8,18 +8,19 @@
 //! On the CPU device one kernel of ours does all of it; elsewhere MLX's operations do, which are its oracle too.
 //!
 //! Ties at a cut (top-k, top-p) are kept: they have equal claim. A row whose logits are not finite reports
-//! `NOT_FINITE` in place of its token; the check is part of the same evaluation.
+//! [`NOT_FINITE`] in place of its token; the check is part of the same evaluation.
 
 mod chance;
 mod cut;
 mod penalty;
 
 use mlx_rs::ops::indexing::argmax_axis;
-use mlx_rs::ops::{select, softmax_axis};
+use mlx_rs::ops::{concatenate, select, softmax_axis};
 
 use crate::job::Sampling;
-use crate::kernels::{NOT_FINITE, Rule, choose};
-use crate::mlx::{Array, Dtype, Result, item_token, slice};
+pub use crate::kernels::NOT_FINITE;
+use crate::kernels::{Rule, choose};
+use crate::mlx::{Array, Dtype, Result, dim, slice};
 use crate::sample::cut::Cut;
 use crate::sample::penalty::Penalties;
 
@@ -34,30 +35,37 @@ pub struct Sampler {
     chosen: u64,
 }
 
-/// A token that is perhaps not computed yet.
-#[derive(Debug)]
-pub struct Choice {
-    /// `[1, 1]`, always a valid token id: what the next step is fed with.
-    pub token: Array,
-    /// One element: the token, or `NOT_FINITE`.
-    report: Array,
+/// The next token of each row, given the scores of all, `[…, R, V]`: an array `[2, R]` of `u32`, in its first row the
+/// tokens, always valid ids and what the next step is fed with; in its second what to report, the same or [`NOT_FINITE`].
+/// Nothing is evaluated.
+///
+/// # Errors
+/// MLX refused.
+pub fn next(samplers: &mut [&mut Sampler], scores: &Array) -> Result<Array> {
+    let rules: Vec<Rule<'_>> = samplers.iter().map(|sampler| sampler.rule()).collect();
+    let chosen = match choose(scores, &rules)? {
+        Some(chosen) => chosen,
+        None => composed(samplers, scores)?,
+    };
+    for (column, sampler) in samplers.iter_mut().enumerate() {
+        sampler.chosen += 1;
+        sampler.penalties.count(|| Ok(slice(&chosen, &[0, column], &[1, column + 1])?.reshape(&[1])?))?;
+    }
+    Ok(chosen)
 }
 
-impl Choice {
-    /// The array whose evaluation computes the choice.
-    #[must_use]
-    pub fn report(&self) -> &Array {
-        &self.report
+/// [`next`] by MLX's operations, but for the count.
+fn composed(samplers: &[&mut Sampler], scores: &Array) -> Result<Array> {
+    let rows = scores.reshape(&[dim(samplers.len()), -1])?; // [R, V]
+    let width = rows.shape()[1].unsigned_abs() as usize;
+    let (mut tokens, mut reports) = (Vec::new(), Vec::new());
+    for (row, sampler) in samplers.iter().enumerate() {
+        let (token, report) = sampler.composed(&slice(&rows, &[row, 0], &[row + 1, width])?)?;
+        tokens.push(token);
+        reports.push(report);
     }
-
-    /// Waits for the token; `None` when the logits were not finite.
-    ///
-    /// # Errors
-    /// The device failed.
-    pub fn read(&self) -> Result<Option<u32>> {
-        let token = item_token(&self.report)?;
-        Ok((token != NOT_FINITE).then_some(token))
-    }
+    tokens.extend(reports);
+    Ok(concatenate(&tokens, 0)?.reshape(&[2, dim(samplers.len())])?)
 }
 
 impl Sampler {
@@ -71,23 +79,6 @@ impl Sampler {
             penalties: Penalties::new(sampling, prompt, width),
             chosen: 0,
         }
-    }
-
-    /// The next token, given its logits `[1, 1, width]`. Nothing is evaluated.
-    ///
-    /// # Errors
-    /// MLX refused.
-    pub fn next(&mut self, logits: &Array) -> Result<Choice> {
-        let choice = match choose(logits, &[self.rule()])? {
-            // Both as `[1, 1]`.
-            Some(chosen) => {
-                Choice { token: slice(&chosen, &[0, 0], &[1, 1])?, report: slice(&chosen, &[1, 0], &[2, 1])? }
-            }
-            None => self.composed(logits)?,
-        };
-        self.chosen += 1;
-        self.penalties.count(&choice.token.reshape(&[1])?)?;
-        Ok(choice)
     }
 
     /// What the kernel needs to know of the next choice.
@@ -107,14 +98,14 @@ impl Sampler {
         }
     }
 
-    /// The next token by MLX's operations.
-    fn composed(&self, logits: &Array) -> Result<Choice> {
-        let logits = logits.reshape(&[-1])?.as_dtype(Dtype::Float32)?; // [V]
-        let sound = logits.sum(true)?.is_finite()?; // [1]; one NaN or infinity makes the sum one
-        let scores = self.penalties.apply(logits)?;
+    /// The next token and its report, `[1]` each, by MLX's operations.
+    fn composed(&self, scores: &Array) -> Result<(Array, Array)> {
+        let scores = scores.reshape(&[-1])?.as_dtype(Dtype::Float32)?; // [V]
+        let sound = scores.sum(true)?.is_finite()?; // [1]; one NaN or infinity makes the sum one
+        let scores = self.penalties.apply(scores)?;
         let token = if self.temperature > 0.0 { self.draw(&scores)? } else { argmax_axis(&scores, -1, true)? }; // [1]
-        let failed = Array::from_slice(&[NOT_FINITE], &[1]);
-        Ok(Choice { token: token.reshape(&[1, 1])?, report: select(sound, &token, failed)? })
+        let report = select(sound, &token, Array::from_slice(&[NOT_FINITE], &[1]))?;
+        Ok((token, report))
     }
 
     /// A token with the probability that the scores give it.

@@ -62,10 +62,10 @@ impl Penalties {
         Ok(logits)
     }
 
-    /// Counts a token `[1]` of the output.
-    pub(super) fn count(&mut self, token: &Array) -> Result<()> {
+    /// Counts a token `[1]` of the output, if anything needs to know.
+    pub(super) fn count(&mut self, token: impl FnOnce() -> Result<Array>) -> Result<()> {
         if let Some(counts) = &self.counts {
-            self.counts = Some(scatter_add_single(counts, token, from_f32(&[1.0], &[1, 1]), 0)?);
+            self.counts = Some(scatter_add_single(counts, token()?, from_f32(&[1.0], &[1, 1]), 0)?);
         }
         Ok(())
     }

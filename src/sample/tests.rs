@@ -4,8 +4,8 @@
 use proptest::prelude::*;
 
 use crate::job::Sampling;
-use crate::mlx::from_f32;
-use crate::sample::{Sampler, chance};
+use crate::mlx::{Array, from_f32, to_u32_vec};
+use crate::sample::{NOT_FINITE, Sampler, chance};
 
 /// How close to a cut or a boundary two arithmetics may disagree.
 const SLACK: f64 = 1e-5;
@@ -63,13 +63,20 @@ fn distribution(sampling: &Sampling, scores: &[f64], lenient: f64) -> Vec<(u32, 
 }
 
 fn next(sampler: &mut Sampler, logits: &[f32]) -> Option<u32> {
-    let choice = sampler.next(&from_f32(logits, &[1, 1, logits.len()])).expect("runs");
-    choice.read().expect("runs")
+    let chosen = super::next(&mut [sampler], &from_f32(logits, &[1, 1, logits.len()])).expect("runs");
+    report(&chosen)
 }
 
 /// What MLX's operations would choose next.
-fn composed(sampler: &Sampler, logits: &[f32]) -> Option<u32> {
-    sampler.composed(&from_f32(logits, &[1, 1, logits.len()])).expect("runs").read().expect("runs")
+fn composed(sampler: &mut Sampler, logits: &[f32]) -> Option<u32> {
+    report(&super::composed(&[sampler], &from_f32(logits, &[1, 1, logits.len()])).expect("runs"))
+}
+
+/// The report of a choice for one row.
+fn report(chosen: &Array) -> Option<u32> {
+    let [token, report] = to_u32_vec(chosen).expect("runs")[..] else { panic!("one row") };
+    assert!(report == token || report == NOT_FINITE);
+    (report != NOT_FINITE).then_some(report)
 }
 
 /// Every token that the sampler chooses is one that the oracle could choose with the same random number.
@@ -77,7 +84,7 @@ fn check(sampling: &Sampling, prompt: &[u32], steps: &[Vec<f32>]) -> Result<(), 
     let mut sampler = Sampler::new(sampling, prompt, steps[0].len());
     let mut output = Vec::new();
     for (position, logits) in steps.iter().enumerate() {
-        let by_mlx = composed(&sampler, logits).expect("finite logits");
+        let by_mlx = composed(&mut sampler, logits).expect("finite logits");
         let token = next(&mut sampler, logits).expect("finite logits");
         let scores = penalised(sampling, prompt, &output, logits);
         check_token(sampling, &scores, position, by_mlx)?;
@@ -207,7 +214,7 @@ fn logits_that_are_not_finite_fail_and_finite_ones_do_not() {
             let mut logits = vec![1.0; 33];
             logits[17] = bad;
             let mut sampler = Sampler::new(&sampling, &[1], 33);
-            assert_eq!(composed(&sampler, &logits), None, "{bad}, by MLX's operations");
+            assert_eq!(composed(&mut sampler, &logits), None, "{bad}, by MLX's operations");
             assert_eq!(next(&mut sampler, &logits), None, "{bad}");
             assert!(next(&mut sampler, &[1.0; 33]).is_some());
         }
@@ -219,7 +226,30 @@ fn penalties_follow_tokens_that_are_chosen_but_not_yet_read() {
     let sampling = Sampling { presence_penalty: 2.0, ..Sampling::greedy() };
     let mut sampler = Sampler::new(&sampling, &[1], 4);
     let logits = from_f32(&[3.0, 2.5, 2.0, 1.5], &[1, 1, 4]);
-    let choices: Vec<_> = (0..4).map(|_| sampler.next(&logits).expect("builds")).collect();
-    let tokens: Vec<_> = choices.iter().map(|choice| choice.read().expect("runs")).collect();
+    let choices: Vec<_> = (0..4).map(|_| super::next(&mut [&mut sampler], &logits).expect("builds")).collect();
+    let tokens: Vec<_> = choices.iter().map(report).collect();
     assert_eq!(tokens, [Some(0), Some(1), Some(2), Some(3)]);
+}
+
+#[test]
+fn rows_beside_each_other_choose_what_each_chooses_alone() {
+    let mut rules: Vec<Sampling> = (0..9)
+        .map(|seed| Sampling { temperature: 0.7 + 0.1 * seed as f32, top_p: 0.9, seed, ..Sampling::greedy() })
+        .collect();
+    rules[2] = Sampling::greedy();
+    rules[5] = Sampling { temperature: 1.0, top_k: 3, frequency_penalty: 1.5, seed: 5, ..Sampling::greedy() };
+    rules[7].logit_bias = vec![(3, 4.0), (9, -2.0)];
+    rules[8] = Sampling { temperature: 1.5, seed: 8, repetition_penalty: 1.3, ..Sampling::greedy() };
+    let samplers = || rules.iter().map(|rule| Sampler::new(rule, &[1, 2, 3], 50)).collect::<Vec<_>>();
+    let (mut alone, mut together) = (samplers(), samplers());
+    for step in 0..6 {
+        let rows: Vec<Vec<f32>> = (0..rules.len())
+            .map(|row| (0..50).map(|at| ((step * 31 + row * 17 + at * at) as f32 * 0.37).sin() * 3.0).collect())
+            .collect();
+        let expected: Vec<_> = alone.iter_mut().zip(&rows).map(|(sampler, row)| next(sampler, row)).collect();
+        let scores = from_f32(&rows.concat(), &[1, rules.len(), 50]);
+        let chosen = super::next(&mut together.iter_mut().collect::<Vec<_>>(), &scores).expect("runs");
+        let found: Vec<_> = to_u32_vec(&chosen).expect("runs")[rules.len()..].iter().copied().map(Some).collect();
+        assert_eq!(found, expected);
+    }
 }

@@ -161,33 +161,66 @@ void place(Plan& plan) {
   }
 }
 
+// The inputs of a Fused, between the two primitives. MLX gives every output of a primitive its own list of the inputs,
+// which for many rows and layers is thousands of references, and with which no input would be anybody's own.
+using Handover = std::shared_ptr<std::vector<mx::array>>;
+
+// Takes the inputs over; its output is empty and only says that they are there.
+class Gather : public mx::UnaryPrimitive {
+ public:
+  Gather(mx::Stream stream, Handover handover) : UnaryPrimitive(stream), handover_(std::move(handover)) {}
+
+  void eval_cpu(const std::vector<mx::array>&, mx::array& output) override {
+    // Not a copy: MLX lets go of an array's inputs only after its whole graph.
+    *handover_ = std::move(output.inputs());
+    output.inputs().clear();
+    output.set_data(mx::allocator::malloc(output.nbytes()));
+  }
+
+  void eval_gpu(const std::vector<mx::array>&, mx::array&) override {
+    throw std::runtime_error("kernels for the CPU were given to another device");
+  }
+
+  const char* name() const override {
+    return "GatherForHostKernels";
+  }
+
+ private:
+  Handover handover_;
+};
+
 class Fused : public mx::Primitive {
  public:
-  Fused(mx::Stream stream, std::shared_ptr<const Plan> plan) : Primitive(stream), plan_(std::move(plan)) {}
+  Fused(mx::Stream stream, std::shared_ptr<const Plan> plan, Handover handover)
+      : Primitive(stream), plan_(std::move(plan)), handover_(std::move(handover)) {}
 
-  void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
-    // Each output names the inputs again; as long as it does, none of them is anybody's own.
-    for (auto& output : outputs) {
-      if (&output.inputs() != &inputs) {
-        output.inputs().clear();
-      }
-    }
+  void eval_cpu(const std::vector<mx::array>&, std::vector<mx::array>& outputs) override {
+    auto inputs = std::move(*handover_);
     std::vector<bool> copies(plan_->steps.size(), false);
     for (size_t index = 0; index < plan_->steps.size(); ++index) {
       copies[index] = allocate(plan_->steps[index], inputs, outputs);
     }
     std::vector<mx::array> views;
     views.reserve(plan_->first_step() + outputs.size());
-    for (auto* arrays : {&plan_->constants, &inputs, const_cast<const std::vector<mx::array>*>(&outputs)}) {
+    for (auto* arrays : {&plan_->constants, &std::as_const(inputs), &std::as_const(outputs)}) {
       for (auto& array : *arrays) {
         views.push_back(mx::array::unsafe_weak_copy(array));
       }
     }
+    // MLX keeps the memory of the inputs that it knows of until the kernels have run; these it does not.
+    std::vector<std::shared_ptr<mx::array::Data>> held;
+    for (auto& input : inputs) {
+      held.push_back(input.data_shared_ptr());
+    }
     auto buffer = mx::allocator::malloc(plan_->buffer_bytes);
     auto owned = std::shared_ptr<void>(buffer.raw_ptr(), [buffer](void*) { mx::allocator::free(buffer); });
     auto& encoder = mx::cpu::get_command_encoder(stream());
-    encoder.dispatch([plan = plan_, views = std::move(views), copies = std::move(copies),
-                      owned = std::move(owned)]() mutable { run(*plan, views, copies, owned.get()); });
+    encoder.dispatch([plan = plan_, views = std::move(views), held = std::move(held), copies = std::move(copies),
+                      owned = std::move(owned)]() mutable {
+      run(*plan, views, copies, owned.get());
+      // Before anyone hears of the outputs: who updates one in place must be its only holder.
+      held.clear();
+    });
   }
 
   void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override {
@@ -200,6 +233,7 @@ class Fused : public mx::Primitive {
 
  private:
   std::shared_ptr<const Plan> plan_;
+  Handover handover_;
 
   // Memory for what a step makes, if it is an output; whether the donor's contents are still to be copied there.
   bool allocate(const Step& step, const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) const {
@@ -265,8 +299,11 @@ std::vector<mx::array> fuse(std::vector<mx::array> roots) {
   }
   place(search.plan);
   auto plan = std::make_shared<const Plan>(std::move(search.plan));
-  auto primitive = std::make_shared<Fused>(mx::to_stream(mx::Device::cpu), plan);
-  auto outputs = mx::array::make_arrays(std::move(shapes), dtypes, primitive, search.inputs);
+  auto stream = mx::to_stream(mx::Device::cpu);
+  auto handover = std::make_shared<std::vector<mx::array>>();
+  mx::array gathered(mx::Shape{1}, mx::uint8, std::make_shared<Gather>(stream, handover), std::move(search.inputs));
+  auto primitive = std::make_shared<Fused>(stream, plan, handover);
+  auto outputs = mx::array::make_arrays(std::move(shapes), dtypes, primitive, {gathered});
   for (auto& root : roots) {
     auto step = search.step_of(root);
     if (step != NOWHERE) {
