@@ -230,7 +230,7 @@ def check(arm, load, answer):
 def our_arm(binary, model, home, given):
     def command(port, clients):
         return [binary, "serve", "--home", home, "--model", model, "--port", port, "--no-tls", "--rows", clients,
-                "--queue-wait-seconds", 600]
+                "--queue-wait-seconds", 600, "--prefix-cache-mb", 0]
 
     threads = {"OPENBLAS_NUM_THREADS": str(given.threads), "OMP_NUM_THREADS": str(given.threads)}
     version = compare_report.text_of(binary, "--version")

@@ -2,6 +2,7 @@
 //! ([`Finish`], [`Failure`]). It refuses to know the wire (no serde), the runtime (no async) and MLX (no arrays): token
 //! ids are `u32`, and no text crosses this boundary but the reason of a failure.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// One generation to run: a prompt already encoded, how to sample, and when to stop.
@@ -11,6 +12,8 @@ pub struct Job {
     pub id: JobId,
     /// Token ids of the rendered prompt; never empty, each below the logit width.
     pub prompt: Vec<u32>,
+    /// Who asks, in a word of the edge's own: what was computed for one scope is never reused for another (E11).
+    pub scope: Arc<str>,
     /// How a token is chosen from the logits.
     pub sampling: Sampling,
     /// When the job ends if nothing else ends it.
@@ -78,7 +81,10 @@ pub struct Limits {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// The job left the queue and its prefill begins.
-    Admitted,
+    Admitted {
+        /// Tokens of the prompt that need not be evaluated, because an earlier prompt began alike.
+        cached_tokens: u32,
+    },
     /// One token of the answer; stop tokens are not sent.
     Token(u32),
     /// The generation ended as asked.

@@ -11,6 +11,7 @@
 //! | [`job`] | the words that `http` and `engine` share |
 //! | [`api`] | OpenAI's wire types |
 //! | [`text`] | tokenizer, chat template, incremental detokenizer, stop strings |
+//! | [`prefix`] | the index of retained prompt states, generic over them |
 //! | [`engine`] | the inference thread: commands, scheduler, rows, the trait [`engine::backend::Backend`] |
 //! | [`mlx`] | a thread-confined façade over mlx-rs |
 //! | [`kernels`] | operations whose implementation is chosen by device |
@@ -34,15 +35,16 @@
 //! 5. An accepted job ends in exactly one terminal event, or a closed channel that the handler reads as failure.
 //! 6. A dropped receiver is cancellation; it is noticed within one step, and a row leaves only between steps.
 //! 7. After every step a row's recorded tokens equal the tokens in its cache, cancelled or not.
-//! 8. Nothing blocking runs on the async runtime: templates and tokenising go to the blocking pool.
-//! 9. Health never waits for the inference thread; it reads its heartbeat. `/v1/models` is health-bearing: 503 while the
-//!    engine cannot answer.
-//! 10. Before the first byte errors are statuses; after it they are one SSE error event, then the stream ends. A failed
+//! 8. What a prompt finds computed leaves at least two of its tokens to evaluate, and was computed for the same scope.
+//! 9. Nothing blocking runs on the async runtime: templates and tokenising go to the blocking pool.
+//! 10. Health never waits for the inference thread; it reads its heartbeat. `/v1/models` is health-bearing: 503 while the
+//!     engine cannot answer.
+//! 11. Before the first byte errors are statuses; after it they are one SSE error event, then the stream ends. A failed
 //!     or empty generation is never a 200 that looks like success.
-//! 11. A panic or a device error on the inference thread fails every job with a well-formed error, flips readiness and
+//! 12. A panic or a device error on the inference thread fails every job with a well-formed error, flips readiness and
 //!     ends the process non-zero. We do not limp.
-//! 12. `ops` never initialises MLX and never loads weights: the monitor shares nothing with what it watches.
-//! 13. `unsafe` exists in `mlx`, `kernels` and `platform` only.
+//! 13. `ops` never initialises MLX and never loads weights: the monitor shares nothing with what it watches.
+//! 14. `unsafe` exists in `mlx`, `kernels` and `platform` only.
 //!
 //! `tests/tidy.rs` enforces who may name whom.
 
@@ -53,6 +55,7 @@ pub mod telemetry;
 pub mod job;
 pub mod api;
 pub mod text;
+pub mod prefix;
 pub mod engine;
 pub mod mlx;
 pub mod kernels;

@@ -5,6 +5,7 @@
 mod models;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use sanctum_mlx::engine::backend::{Backend, Decoded, RowId};
 use sanctum_mlx::job::Sampling;
@@ -138,13 +139,14 @@ fn s11_logits_and_greedy_tokens_are_those_of_mlx_lm() {
 #[test]
 fn the_default_model_answers_greedily_with_the_recorded_capital_of_france() {
     let (checkpoint, plan) = open();
-    let mut runner = Runner::load(&checkpoint, &plan, RunnerSettings { rows_max: 1 }, &|_| {}).expect("loads");
+    let mut runner =
+        Runner::load(&checkpoint, &plan, RunnerSettings { rows_max: 1, prefix_bytes_max: 0 }, &|_| {}).expect("loads");
     let golden = goldens().into_iter().find(|golden| golden.name == "capital").expect("it is recorded");
     let stop = checkpoint.stop_tokens();
     let answer: Vec<u32> = golden.tokens.iter().copied().take_while(|token| !stop.contains(token)).collect();
 
     let row = RowId(1);
-    runner.open(row, &golden.prompt, &Sampling::greedy());
+    runner.open(row, &golden.prompt, &Arc::from(""), &Sampling::greedy()).expect("memory");
     let chunk = runner.capacity().prefill_chunk_tokens;
     while runner.prefill(row, chunk).expect("runs") > 0 {}
     let mut seen = Vec::new();

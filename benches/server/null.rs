@@ -65,9 +65,10 @@ impl Backend for Null {
         self.capacity
     }
 
-    fn open(&mut self, row: RowId, prompt: &[u32], _sampling: &Sampling) {
+    fn open(&mut self, row: RowId, prompt: &[u32], _: &Arc<str>, _: &Sampling) -> Result<u32, DeviceFault> {
         let left = u32::try_from(prompt.len()).expect("a prompt fits the context");
         self.rows.insert(row, (left, 0));
+        Ok(0)
     }
 
     fn prefill(&mut self, row: RowId, tokens: u32) -> Result<u32, DeviceFault> {

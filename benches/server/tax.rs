@@ -131,13 +131,13 @@ impl Arms {
         let limits =
             Limits { tokens_max: TOKENS, stop_tokens: Vec::new(), queue_deadline: Instant::now() + QUEUE_WAIT };
         let id = self.site.engine.next_id();
-        let job = Job { id, prompt: self.prompt.clone(), sampling: Sampling::greedy(), limits };
+        let job = Job { id, prompt: self.prompt.clone(), scope: "".into(), sampling: Sampling::greedy(), limits };
         let mut events = self.site.engine.submit(job).expect("the engine is idle");
         let (mut tokens, mut first, mut last) = (Vec::new(), None, Instant::now());
         self.site.runtime.block_on(async {
             while let Some(event) = events.next().await {
                 match event {
-                    Event::Admitted | Event::Finished(_) => {}
+                    Event::Admitted { .. } | Event::Finished(_) => {}
                     Event::Token(token) => {
                         last = Instant::now();
                         first.get_or_insert(last);
@@ -179,7 +179,7 @@ pub fn start() -> Site {
     let text = site::text();
     let plan = registry::check(&checkpoint).expect("the default model is supported");
     Site::start(text, move || {
-        let settings = RunnerSettings { rows_max: ROWS };
+        let settings = RunnerSettings { rows_max: ROWS, prefix_bytes_max: 0 };
         Runner::load(&checkpoint, &plan, settings, &|_| {}).map_err(|failure| StartFailure::Model(failure.to_string()))
     })
 }

@@ -34,14 +34,14 @@ pub struct PromptTokens {
 }
 
 impl Usage {
-    /// Counts of a request without cached tokens.
+    /// Counts of a request.
     #[must_use]
-    pub fn new(prompt_tokens: u64, completion_tokens: u64) -> Self {
+    pub fn new(prompt_tokens: u64, cached_tokens: u64, completion_tokens: u64) -> Self {
         Self {
             prompt_tokens,
             completion_tokens,
             total_tokens: prompt_tokens + completion_tokens,
-            prompt_tokens_details: PromptTokens { cached_tokens: 0 },
+            prompt_tokens_details: PromptTokens { cached_tokens },
         }
     }
 }
@@ -186,7 +186,8 @@ mod tests {
         let head = head("chat.completion");
         let message = Message { role: "assistant", content: "Paris.", refusal: None };
         let choice = Choice { index: 0, message, logprobs: None, finish_reason: FinishReason::Stop };
-        let answer = ChatCompletion { head: &head, choices: vec![choice], usage: Usage::new(3, 2), timings: TIMINGS };
+        let answer =
+            ChatCompletion { head: &head, choices: vec![choice], usage: Usage::new(3, 1, 2), timings: TIMINGS };
         insta::assert_snapshot!(serde_json::to_string_pretty(&answer).expect("plain data"), @r#"
         {
           "id": "chatcmpl-1",
@@ -211,7 +212,7 @@ mod tests {
             "completion_tokens": 2,
             "total_tokens": 5,
             "prompt_tokens_details": {
-              "cached_tokens": 0
+              "cached_tokens": 1
             }
           },
           "timings": {
@@ -241,6 +242,6 @@ mod tests {
         let code = Some("deadline");
         let last = print(&chunk(Delta::default(), Some(FinishReason::Length)), None, Some(Timings { code, ..TIMINGS }));
         insta::assert_snapshot!(last, @r#"{"id":"chatcmpl-1","object":"chat.completion.chunk","created":7,"model":"org/model","system_fingerprint":"v1","choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"length"}],"timings":{"queue_ms":0.5,"prompt_n":3,"prompt_ms":1.5,"prompt_per_second":2000.0,"predicted_n":2,"predicted_ms":10.0,"predicted_per_second":100.0,"code":"deadline"}}"#);
-        insta::assert_snapshot!(print(&[], Some(Some(Usage::new(3, 2))), None), @r#"{"id":"chatcmpl-1","object":"chat.completion.chunk","created":7,"model":"org/model","system_fingerprint":"v1","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5,"prompt_tokens_details":{"cached_tokens":0}}}"#);
+        insta::assert_snapshot!(print(&[], Some(Some(Usage::new(3, 1, 2))), None), @r#"{"id":"chatcmpl-1","object":"chat.completion.chunk","created":7,"model":"org/model","system_fingerprint":"v1","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5,"prompt_tokens_details":{"cached_tokens":1}}}"#);
     }
 }

@@ -63,7 +63,7 @@ impl Opened {
     /// Puts the model on the device; for the inference thread.
     pub(super) fn loader(
         &self,
-        rows_max: u32,
+        settings: RunnerSettings,
     ) -> impl FnOnce(&Progress) -> Result<Runner, StartFailure> + Send + 'static {
         let (checkpoint, plan) = (Arc::clone(&self.checkpoint), self.plan.clone());
         move |progress| {
@@ -78,11 +78,9 @@ impl Opened {
                 }
                 runner::Progress::WarmUp => progress.beat(Unit::WarmUp),
             };
-            Runner::load(checkpoint.as_ref(), &plan, RunnerSettings { rows_max }, &report).map_err(|failure| {
-                match failure {
-                    LoadFailure::Checkpoint(error) => StartFailure::Model(error.to_string()),
-                    LoadFailure::Device(error) => StartFailure::Device(error.to_string()),
-                }
+            Runner::load(checkpoint.as_ref(), &plan, settings, &report).map_err(|failure| match failure {
+                LoadFailure::Checkpoint(error) => StartFailure::Model(error.to_string()),
+                LoadFailure::Device(error) => StartFailure::Device(error.to_string()),
             })
         }
     }
@@ -92,7 +90,7 @@ impl Opened {
 mod faults {
     use tokio::runtime::Handle;
 
-    use super::{Opened, Progress, Runner, Settings, StartFailure};
+    use super::{Opened, Progress, Runner, RunnerSettings, Settings, StartFailure};
     use crate::engine::fault::{Fault, Faulty, Kind};
 
     /// Tasks per worker that park, so that every worker takes one.
@@ -107,11 +105,11 @@ mod faults {
         /// As `loader`, with a backend that goes wrong as told.
         pub(in crate::app) fn faulty_loader(
             &self,
-            rows_max: u32,
+            settings: RunnerSettings,
             faults: Vec<Fault>,
             public: Handle,
         ) -> impl FnOnce(&Progress) -> Result<Faulty<Runner>, StartFailure> + Send + 'static {
-            let load = self.loader(rows_max);
+            let load = self.loader(settings);
             let stop_token = self.text.end_ids().first().copied().unwrap_or_default();
             move |progress| {
                 for fault in &faults {

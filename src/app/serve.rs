@@ -30,6 +30,7 @@ use crate::lifecycle::watch::{self, WatchSettings};
 use crate::ops::certs;
 use crate::platform::signals::{self, Caught};
 use crate::platform::{allocator, host, rlimits};
+use crate::runner::RunnerSettings;
 use crate::telemetry::logs::{self, Format};
 use crate::telemetry::metrics::Metrics;
 
@@ -240,16 +241,17 @@ fn start_engine(
 ) -> Result<Engine, Refusal> {
     let limits = settings.limits;
     let engine_settings = EngineSettings { queue_jobs_max: limits.queue_jobs, rows_max: limits.rows };
+    let runner_settings = RunnerSettings { rows_max: limits.rows, prefix_bytes_max: limits.prefix_cache_bytes };
     tracing::info!(model = opened.card.id, "loading");
     #[cfg(feature = "fault")]
     let loader = {
         let faults = loading::asked_for(settings).map_err(Refusal::config)?;
-        opened.faulty_loader(limits.rows, faults, public.handle().clone())
+        opened.faulty_loader(runner_settings, faults, public.handle().clone())
     };
     #[cfg(not(feature = "fault"))]
     let loader = {
         let _ = public;
-        opened.loader(limits.rows)
+        opened.loader(runner_settings)
     };
     Engine::start(engine_settings, Arc::clone(lifecycle), loader).map_err(Refusal::system)
 }

@@ -7,7 +7,7 @@
 use mlx_rs::ops::{concatenate, zeros_dtype};
 
 use crate::kernels::{Heads, KeyValues};
-use crate::mlx::{Array, Dtype, Result, dim};
+use crate::mlx::{Array, Dtype, Result, dim, slice};
 
 /// Positions by which a buffer grows.
 const GROWTH_TOKENS: usize = 256;
@@ -30,6 +30,25 @@ impl KvCache {
     #[must_use]
     pub fn with_room(tokens: usize) -> Self {
         Self { reserved: tokens, ..Self::default() }
+    }
+
+    /// A cache of its own with the first `tokens` positions of this one, and room for `room` in all. Lazy.
+    ///
+    /// # Errors
+    /// The memory was refused.
+    pub fn fork(&self, tokens: usize, room: usize) -> Result<Self> {
+        assert!(tokens <= self.tokens && tokens < room, "a fork is of what is there, and goes on");
+        let mut fork = Self::with_room(room);
+        if let Some(buffer) = self.buffer.as_ref().filter(|_| tokens > 0) {
+            let &[_, heads, _, width] = buffer.shape() else { unreachable!("a buffer has four dimensions") };
+            let known =
+                slice(buffer, &[0; 4], &[1, heads.unsigned_abs() as usize, tokens, width.unsigned_abs() as usize])?;
+            let rest = room.next_multiple_of(GROWTH_TOKENS) - tokens;
+            let rest = zeros_dtype(&[1, heads, dim(rest), width], buffer.dtype())?;
+            fork.buffer = Some(concatenate(&[&known, &rest], dim(TOKEN_AXIS))?);
+            fork.tokens = tokens;
+        }
+        Ok(fork)
     }
 
     /// Valid positions.
@@ -100,7 +119,7 @@ fn capacity(array: &Array) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mlx::{eval, from_f32, gauges, slice, slice_update, to_f32_vec};
+    use crate::mlx::{eval, from_f32, gauges, slice_update, to_f32_vec};
 
     const HEADS: Heads = Heads { queries: 2, keys: 2, width: 4 };
 
@@ -135,6 +154,18 @@ mod tests {
             tokens += count;
             check(&cache, tokens);
         }
+    }
+
+    #[test]
+    fn a_fork_goes_its_own_way() {
+        let mut cache = KvCache::default();
+        append(&mut cache, HEADS, &positions(0, 300));
+        let mut fork = cache.fork(200, 700).expect("memory");
+        append(&mut fork, HEADS, &positions(200, 500));
+        check(&fork, 700);
+        append(&mut cache, HEADS, &positions(300, 9));
+        check(&cache, 309);
+        assert_eq!(cache.fork(0, 5).expect("memory").tokens(), 0);
     }
 
     #[test]

@@ -282,6 +282,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
     ),
     setting("queue_jobs", Limits, Count(1, 65_536), "64", "Requests accepted and waiting; one more is a 429 at once."),
     setting("rows", Limits, Count(1, 1_024), "8", "Answers generated at once."),
+    setting(
+        "prefix_cache_mb",
+        Limits,
+        Count(0, 1 << 20),
+        "512",
+        "Megabytes of finished prompts' states kept for prompts that begin alike; 0 keeps none.",
+    ),
     setting("n", Limits, Count(1, 128), "8", "Answers per request."),
     setting("stop_strings", Limits, Count(0, 64), "4", "Stop strings per request."),
     setting("top_logprobs", Limits, Count(0, 100), "20", "Alternatives listed per token."),

@@ -111,6 +111,7 @@ fn limits(reader: &mut Reader) -> Limits {
         half_handshakes: reader.size("half_handshakes"),
         queue_jobs: reader.small("queue_jobs"),
         rows: reader.small("rows"),
+        prefix_cache_bytes: u64::from(reader.small("prefix_cache_mb")) << 20,
         n: reader.small("n"),
         stop_strings: reader.size("stop_strings"),
         top_logprobs: reader.small("top_logprobs"),

@@ -100,6 +100,8 @@ pub struct Limits {
     pub queue_jobs: u32,
     /// Rows generated at once.
     pub rows: u32,
+    /// Bytes of finished prompts' states that are kept.
+    pub prefix_cache_bytes: u64,
     /// Answers per request.
     pub n: u32,
     /// Stop strings per request.
@@ -149,6 +151,7 @@ impl Limits {
             half_handshakes: 64,
             queue_jobs: 64,
             rows: 8,
+            prefix_cache_bytes: 512 << 20,
             n: 8,
             stop_strings: 4,
             top_logprobs: 20,

@@ -2,6 +2,8 @@
 //! thread, one bounded unit of work per call; it knows rows and token ids, never arrays. The real backend is
 //! `runner::Runner`; fault injection and the simulator stand behind the same trait.
 
+use std::sync::Arc;
+
 use crate::job::Sampling;
 
 /// A row's name, unique for the life of the engine.
@@ -43,8 +45,12 @@ pub trait Backend {
     /// What the model can take; constant.
     fn capacity(&self) -> Capacity;
 
-    /// Opens a row; evaluates nothing. `prompt` is not empty and fits the context.
-    fn open(&mut self, row: RowId, prompt: &[u32], sampling: &Sampling);
+    /// Opens a row; evaluates nothing. `prompt` is not empty and fits the context. Returns how many of its first tokens
+    /// need not be evaluated, because what an earlier row of the same `scope` left is used again; fewer than all.
+    ///
+    /// # Errors
+    /// The device failed; nothing can go on.
+    fn open(&mut self, row: RowId, prompt: &[u32], scope: &Arc<str>, sampling: &Sampling) -> Result<u32, DeviceFault>;
 
     /// Evaluates the next at most `tokens` prompt tokens of `row`; returns how many prompt tokens are left.
     ///

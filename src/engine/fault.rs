@@ -2,6 +2,7 @@
 //! step of the real inference thread. It owns the words of `--fault`; the engine behind it is the one that ships.
 
 use std::str::FromStr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -188,9 +189,9 @@ impl<B: Backend> Backend for Faulty<B> {
         self.inner.capacity()
     }
 
-    fn open(&mut self, row: RowId, prompt: &[u32], sampling: &Sampling) {
+    fn open(&mut self, row: RowId, prompt: &[u32], scope: &Arc<str>, sampling: &Sampling) -> Result<u32, DeviceFault> {
         self.panic_if_due(Site::Cache);
-        self.inner.open(row, prompt, sampling);
+        self.inner.open(row, prompt, scope, sampling)
     }
 
     fn prefill(&mut self, row: RowId, tokens: u32) -> Result<u32, DeviceFault> {

@@ -41,11 +41,13 @@ pub(crate) struct Row {
 
 impl Row {
     /// Admits a waiting job and tells its reader.
-    pub(crate) fn admit(id: RowId, submission: Submission) -> Self {
+    pub(crate) fn admit(id: RowId, submission: Submission, cached_tokens: u32) -> Self {
         let Submission { job, events, accepted, .. } = submission;
         // A reader that has left is found by `is_cancelled` before any work is spent.
-        let _ = events.try_send(Event::Admitted);
-        let prompt_left = u32::try_from(job.prompt.len()).expect("the prompt fits the context, which is a u32");
+        let _ = events.try_send(Event::Admitted { cached_tokens });
+        let prompt_tokens = u32::try_from(job.prompt.len()).expect("the prompt fits the context, which is a u32");
+        assert!(cached_tokens < prompt_tokens, "something of a prompt is always evaluated");
+        let prompt_left = prompt_tokens - cached_tokens;
         Self {
             id,
             job,

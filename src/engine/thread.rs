@@ -84,7 +84,7 @@ impl<B: Backend> Inference<B> {
     pub(crate) fn prove(&mut self) -> Result<(), DeviceFault> {
         let row = self.fresh_row();
         let capacity = self.backend.capacity();
-        self.backend.open(row, &[0], &Sampling::greedy());
+        self.backend.open(row, &[0], &Arc::from(""), &Sampling::greedy())?;
         let left = self.backend.prefill(row, capacity.prefill_chunk_tokens)?;
         assert_eq!(left, 0, "a one-token prompt is one chunk");
         let decoded = self.backend.decode(&[row])?;
@@ -196,7 +196,7 @@ impl<B: Backend> Inference<B> {
             return Ok(());
         }
         for _ in 0..round.admit {
-            self.admit();
+            self.admit()?;
         }
         if !round.decode.is_empty() {
             self.decode(&round.decode)?;
@@ -207,13 +207,14 @@ impl<B: Backend> Inference<B> {
         Ok(())
     }
 
-    fn admit(&mut self) {
-        let Some(submission) = self.waiting.pop() else { return };
-        let row = Row::admit(self.fresh_row(), submission);
-        tracing::debug!(job = row.job().id.0, row = row.id.0, prompt_tokens = row.prompt_left, "admitted");
-        self.backend.open(row.id, &row.job().prompt, &row.job().sampling);
-        self.rows.push(row);
+    fn admit(&mut self) -> Result<(), DeviceFault> {
+        let Some(submission) = self.waiting.pop() else { return Ok(()) };
+        let (id, job) = (self.fresh_row(), &submission.job);
+        let cached_tokens = self.backend.open(id, &job.prompt, &job.scope, &job.sampling)?;
+        tracing::debug!(job = job.id.0, row = id.0, prompt_tokens = job.prompt.len(), cached_tokens, "admitted");
+        self.rows.push(Row::admit(id, submission, cached_tokens));
         self.publish();
+        Ok(())
     }
 
     fn decode(&mut self, ids: &[RowId]) -> Result<(), DeviceFault> {

@@ -11,10 +11,11 @@ use hyper::{Response, StatusCode};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use crate::api::answer::{ChatCompletion, Choice, FinishReason, Head, Message, Timings, Usage};
+use crate::api::answer::{ChatCompletion, Choice, FinishReason, Head, Message, Timings};
 use crate::api::chat::Delivery;
 use crate::api::error::Invalid;
 use crate::api::ignored;
+use crate::http::connection::Peer;
 use crate::http::error::Problem;
 use crate::http::generation::{Generation, Step};
 use crate::http::prepare::{Prepared, prepare};
@@ -25,6 +26,7 @@ use crate::http::{ModelCard, State, body, health};
 /// Answers a chat request.
 pub(crate) async fn complete(
     state: &Arc<State>,
+    peer: &Peer,
     head: &Parts,
     body: axum::body::Body,
     arrived: Instant,
@@ -42,7 +44,7 @@ pub(crate) async fn complete(
     let own = state.settings.times.request;
     let timeout = [prepared.timeout, header_timeout].into_iter().flatten().fold(own, Duration::min);
     let served = state.served.get().expect("checked above; a model is never unloaded");
-    let generation = Generation::submit(state, served, &prepared, arrived, arrived + timeout)?;
+    let generation = Generation::submit(state, served, &prepared, &peer.scope(), (arrived, arrived + timeout))?;
     let mut response = match prepared.delivery {
         Delivery::Whole => whole(generation, &prepared, &served.card).await?,
         Delivery::Stream { include_usage } => {
@@ -102,7 +104,7 @@ async fn whole(mut generation: Generation, prepared: &Prepared, card: &ModelCard
     let answer = ChatCompletion {
         head: &answer_head("chat.completion", card),
         choices: choices.collect(),
-        usage: Usage::new(u64::from(generation.prompt_tokens), completion_tokens),
+        usage: generation.usage(completion_tokens),
         timings: last.expect("every answer ended, and n is at least 1"),
     };
     Ok(reply::json(StatusCode::OK, serde_json::to_vec(&answer).expect("an answer is plain data")))

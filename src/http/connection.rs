@@ -72,6 +72,16 @@ pub(crate) struct Peer {
     pub(crate) name: Option<String>,
 }
 
+impl Peer {
+    /// In whose name prompts are computed: a certificate's, or that of everyone at the plain port, who share its token.
+    pub(crate) fn scope(&self) -> Arc<str> {
+        match &self.name {
+            Some(name) => Arc::from(format!("tls:{name}")),
+            None => Arc::from("plain"),
+        }
+    }
+}
+
 /// [`Surface`] without its configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Doorway {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::time::Sleep;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use crate::api::answer::{FinishReason, Timings};
+use crate::api::answer::{FinishReason, Timings, Usage};
 use crate::engine::handle::{Events, Handle, Refusal};
 use crate::http::error::Problem;
 use crate::http::prepare::Prepared;
@@ -52,7 +52,9 @@ pub(crate) struct Generation {
     choices: Vec<Choice>,
     /// Steps that one event produced and nobody took yet.
     ready: VecDeque<Step>,
-    pub(crate) prompt_tokens: u32,
+    prompt_tokens: u32,
+    /// Tokens of the prompt that the first answer found computed.
+    cached_tokens: u32,
     arrived: Instant,
     /// No choice has left the queue.
     waits: bool,
@@ -98,8 +100,8 @@ impl Generation {
         state: &State,
         served: &Served,
         prepared: &Prepared,
-        arrived: Instant,
-        request_deadline: Instant,
+        scope: &Arc<str>,
+        (arrived, request_deadline): (Instant, Instant),
     ) -> Result<Self, Problem> {
         let queue_deadline = (arrived + state.settings.times.queue_wait).min(request_deadline);
         let position = state.engine.queue_depth();
@@ -107,7 +109,7 @@ impl Generation {
         for index in 0..prepared.n {
             // Only the first answer's wait is the client's: the others may wait for their own siblings.
             let deadline = if index == 0 { queue_deadline } else { request_deadline };
-            let job = prepared.job(state.engine.next_id(), index, deadline);
+            let job = prepared.job(state.engine.next_id(), scope, index, deadline);
             let events = state.engine.submit(job).map_err(|refusal| refused(state, refusal))?;
             choices.push(Choice::new(events, served, &prepared.stop));
         }
@@ -118,6 +120,7 @@ impl Generation {
             choices,
             ready: VecDeque::new(),
             prompt_tokens,
+            cached_tokens: 0,
             arrived,
             waits: true,
             silent: true,
@@ -155,6 +158,11 @@ impl Generation {
         }
     }
 
+    /// What the request has cost.
+    pub(crate) fn usage(&self, completion_tokens: u64) -> Usage {
+        Usage::new(u64::from(self.prompt_tokens), u64::from(self.cached_tokens), completion_tokens)
+    }
+
     /// Jobs before ours, while it waits: those that were there at first, and no more than are there now.
     pub(crate) fn queue_position(&self) -> Option<u32> {
         self.waits.then(|| self.position.min(self.engine.queue_depth()))
@@ -179,8 +187,11 @@ impl Generation {
 
     fn take(&mut self, index: usize, event: Event) {
         match event {
-            Event::Admitted => {
+            Event::Admitted { cached_tokens } => {
                 self.choices[index].admitted = Some(Instant::now());
+                if self.waits {
+                    self.cached_tokens = cached_tokens;
+                }
                 self.waits = false;
                 self.alarm.as_mut().reset(self.request_deadline.into());
             }
@@ -240,7 +251,7 @@ impl Generation {
 
     /// Completes an answer. Its events are dropped, which cancels a job that still runs.
     fn end(&mut self, index: usize, reason: FinishReason, label: FinishLabel, finished: Option<&Finished>) {
-        let prompt_tokens = self.prompt_tokens;
+        let evaluated = self.prompt_tokens - self.cached_tokens;
         let choice = &mut self.choices[index];
         choice.events = None;
         let completion_tokens = finished.map_or(choice.tokens, |finished| finished.usage.completion_tokens);
@@ -250,7 +261,7 @@ impl Generation {
         if !choice.has_text {
             self.metrics.empty_completions.inc();
         }
-        let timings = timings(times, prompt_tokens, completion_tokens, code);
+        let timings = timings(times, evaluated, completion_tokens, code);
         self.ready.push_back(Step::Ended { index, ending: Ending { reason, completion_tokens, timings } });
     }
 

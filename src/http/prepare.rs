@@ -1,6 +1,7 @@
 //! From a body to jobs: parse, render the template, encode, check against the model. Runs on the blocking pool, because
 //! a long conversation takes milliseconds. Everything that can be refused is refused here, before anything is queued.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -78,11 +79,12 @@ pub(crate) fn prepare(
 
 impl Prepared {
     /// The job of one of the `n` answers. Each has a seed of its own, so that they differ and can be repeated.
-    pub(crate) fn job(&self, id: JobId, index: u32, queue_deadline: Instant) -> Job {
+    pub(crate) fn job(&self, id: JobId, scope: &Arc<str>, index: u32, queue_deadline: Instant) -> Job {
         let seed = self.sampling.seed.wrapping_add(u64::from(index));
         Job {
             id,
             prompt: self.prompt.clone(),
+            scope: Arc::clone(scope),
             sampling: Sampling { seed, ..self.sampling.clone() },
             limits: Limits { tokens_max: self.tokens_max, stop_tokens: self.stop_tokens.clone(), queue_deadline },
         }

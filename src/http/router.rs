@@ -231,7 +231,7 @@ async fn admit(
             if !is_json(&head.headers) {
                 return Err(Problem::NotJson);
             }
-            chat::complete(state, &head, body, arrived).await
+            chat::complete(state, peer, &head, body, arrived).await
         }
         (_, route) => Err(Problem::MethodNotAllowed(route.allow())),
     }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-use crate::api::answer::{ChatChunk, ChunkChoice, Delta, FinishReason, Head, Timings, Usage};
+use crate::api::answer::{ChatChunk, ChunkChoice, Delta, FinishReason, Head, Timings};
 use crate::http::error::Problem;
 use crate::http::generation::{Generation, Step};
 use crate::http::reply::Part;
@@ -119,7 +119,7 @@ impl Stream {
 
     fn done_into(&self, frame: &mut BytesMut, completion_tokens: u64) {
         if self.include_usage {
-            let usage = Usage::new(u64::from(self.generation.prompt_tokens), completion_tokens);
+            let usage = self.generation.usage(completion_tokens);
             event_into(frame, &ChatChunk { head: &self.head, choices: &[], usage: Some(Some(usage)), timings: None });
         }
         frame.extend_from_slice(b"data: [DONE]\n\n");

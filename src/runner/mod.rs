@@ -9,6 +9,9 @@
 //! hold token t back by a whole step; the built step is submitted at the next call instead, which costs the device the
 //! engine's own microseconds between two calls and nothing else.
 //!
+//! A row that ends leaves its caches to the prefix index, stopped and cancelled rows included; a prompt that begins like an
+//! earlier one of the same scope begins with a copy of what was computed for that, cut to what both share.
+//!
 //! After each call a row's recorded tokens (its prompt as far as evaluated, and every token returned) are the tokens in its
 //! cache: the cache gets token t with step t + 1. A row that fails has a step built that its record does not know; closing
 //! forgets it.
@@ -18,17 +21,25 @@ mod row;
 mod warmup;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
+use crate::cache::KvCache;
 use crate::engine::backend::{Backend, Capacity, Decoded, DeviceFault, RowId};
 use crate::job::Sampling;
 use crate::mlx::{self, MlxError};
 use crate::model::registry::Plan;
 use crate::model::source::Tensors;
 use crate::model::{LoadFailure, Model};
+use crate::prefix::Index;
 use crate::runner::row::Row;
+use crate::sample::Sampler;
 
 /// Freed buffers kept for reuse; enough for the transients of a prefill chunk.
 const BUFFER_CACHE_BYTES: u64 = 64 << 20;
+/// Tokens that an earlier prompt must share with a new one to spare it anything: fewer are evaluated as fast as copied.
+const PREFIX_TOKENS_MIN: usize = 16;
+/// Tokens of a prompt that are evaluated however much of it is known.
+const PROMPT_EVALUATED_MIN: usize = 2;
 /// Steps after which freed buffers are given back even while rows run.
 const CLEAR_EVERY_STEPS: u64 = 256;
 
@@ -37,6 +48,8 @@ const CLEAR_EVERY_STEPS: u64 = 256;
 pub struct RunnerSettings {
     /// Rows that may be open at once.
     pub rows_max: u32,
+    /// Bytes of finished prompts' states that are kept for prompts that begin alike.
+    pub prefix_bytes_max: u64,
 }
 
 /// A unit of work that the start finished; each one is progress in the sense of the stall rules.
@@ -58,6 +71,8 @@ pub struct Runner {
     /// Open rows; dropped before the model.
     rows: HashMap<RowId, Row>,
     capacity: Capacity,
+    /// What closed rows left.
+    prefixes: Index<Vec<KvCache>>,
     /// Decode calls since the start.
     steps: u64,
     model: Box<dyn Model>,
@@ -65,8 +80,13 @@ pub struct Runner {
 
 impl std::fmt::Debug for Runner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { rows, capacity, steps, model: _ } = self;
-        f.debug_struct("Runner").field("rows", &rows.len()).field("capacity", capacity).field("steps", steps).finish()
+        let Self { rows, capacity, prefixes, steps, model: _ } = self;
+        f.debug_struct("Runner")
+            .field("rows", &rows.len())
+            .field("capacity", capacity)
+            .field("prefixes", &prefixes.len())
+            .field("steps", steps)
+            .finish()
     }
 }
 
@@ -93,7 +113,22 @@ impl Runner {
             rows_max: settings.rows_max,
             prefill_chunk_tokens,
         };
-        Ok(Self { rows: HashMap::new(), capacity, steps: 0, model })
+        let prefixes = Index::new(settings.prefix_bytes_max);
+        Ok(Self { rows: HashMap::new(), capacity, prefixes, steps: 0, model })
+    }
+
+    /// Caches for a prompt, with as much of its beginning as an earlier row of the scope has left.
+    fn caches(&mut self, prompt: &[u32], scope: &Arc<str>) -> Result<Vec<KvCache>, MlxError> {
+        let room = prompt.len() + 1;
+        if let Some((shared, caches)) = self.prefixes.longest(scope, prompt) {
+            // One-token suffixes may take another attention kernel on the GPU (invariant 8).
+            let tokens = shared.min(prompt.len().saturating_sub(PROMPT_EVALUATED_MIN));
+            if tokens >= PREFIX_TOKENS_MIN {
+                return caches.iter().map(|cache| cache.fork(tokens, room)).collect();
+            }
+            tracing::debug!(shared, at = prompt.get(shared), "the prompt leaves every known one too early");
+        }
+        Ok(self.model.caches(room))
     }
 
     fn row(&mut self, id: RowId) -> (&dyn Model, &mut Row) {
@@ -107,14 +142,16 @@ impl Backend for Runner {
         self.capacity
     }
 
-    fn open(&mut self, row: RowId, prompt: &[u32], sampling: &Sampling) {
+    fn open(&mut self, row: RowId, prompt: &[u32], scope: &Arc<str>, sampling: &Sampling) -> Result<u32, DeviceFault> {
         assert!(!prompt.is_empty(), "the engine opens no row without a prompt");
         assert!(prompt.len() < self.capacity.context_tokens as usize, "the engine checks the context");
-        let width = self.capacity.logit_width as usize;
-        let state = Row::new(self.model.caches(prompt.len() + 1), prompt, sampling, width);
-        let before = self.rows.insert(row, state);
+        let caches = self.caches(prompt, scope)?;
+        let cached = caches.first().map_or(0, KvCache::tokens);
+        let sampler = Sampler::new(sampling, prompt, self.capacity.logit_width as usize);
+        let before = self.rows.insert(row, Row::new(caches, prompt, scope, sampler));
         assert!(before.is_none(), "a row is opened once");
         assert!(self.rows.len() <= self.capacity.rows_max as usize, "the engine admits no more rows than there are");
+        Ok(u32::try_from(cached).expect("less than the prompt"))
     }
 
     fn prefill(&mut self, row: RowId, tokens: u32) -> Result<u32, DeviceFault> {
@@ -138,7 +175,15 @@ impl Backend for Runner {
 
     fn close(&mut self, row: RowId) {
         let row = self.rows.remove(&row).expect("the engine closes only rows that it opened");
-        row.close();
+        match row.close() {
+            Ok((scope, tokens, caches)) if tokens.len() >= PREFIX_TOKENS_MIN => {
+                let bytes = caches.iter().map(KvCache::bytes).sum();
+                self.prefixes.insert(&scope, tokens, caches, bytes);
+            }
+            Ok(_) => {}
+            // A device that refuses this fails the next step too, and says so there.
+            Err(error) => tracing::warn!(%error, "a row left nothing to be used again"),
+        }
     }
 
     fn idle(&mut self) {

@@ -1,9 +1,10 @@
 //! One row: its prompt, its caches, its sampler, and the steps under way. It owns invariant 7: what is recorded is what
 //! the cache holds.
 
+use std::sync::Arc;
+
 use crate::cache::KvCache;
 use crate::engine::backend::Decoded;
-use crate::job::Sampling;
 use crate::mlx::{Array, Result, eval, from_tokens};
 use crate::model::{Model, Sequence};
 use crate::runner::batch::Pending;
@@ -15,9 +16,13 @@ const NOT_FINITE: &str = "the model's logits are not finite";
 /// A generation that is open.
 #[derive(Debug)]
 pub(super) struct Row {
-    prompt: Vec<u32>,
-    /// Prompt tokens evaluated and tokens returned.
+    /// The prompt, and behind it the tokens returned.
+    tokens: Vec<u32>,
+    prompt_tokens: usize,
+    /// Those of `tokens` that are evaluated or returned.
     recorded: usize,
+    /// Whose row it is; see `Job::scope`.
+    scope: Arc<str>,
     /// One a layer.
     pub(super) caches: Vec<KvCache>,
     pub(super) sampler: Sampler,
@@ -28,18 +33,29 @@ pub(super) struct Row {
 }
 
 impl Row {
-    pub(super) fn new(caches: Vec<KvCache>, prompt: &[u32], sampling: &Sampling, width: usize) -> Self {
-        let sampler = Sampler::new(sampling, prompt, width);
-        Self { prompt: prompt.to_vec(), recorded: 0, caches, sampler, pending: None, following: None }
+    /// A row whose caches hold the beginning of its prompt already, or nothing.
+    pub(super) fn new(caches: Vec<KvCache>, prompt: &[u32], scope: &Arc<str>, sampler: Sampler) -> Self {
+        let recorded = caches.first().map_or(0, KvCache::tokens);
+        assert!(recorded < prompt.len(), "something of a prompt is always evaluated");
+        Self {
+            tokens: prompt.to_vec(),
+            prompt_tokens: prompt.len(),
+            recorded,
+            scope: Arc::clone(scope),
+            caches,
+            sampler,
+            pending: None,
+            following: None,
+        }
     }
 
     /// Evaluates the next at most `tokens` of the prompt; how many are left. The last chunk also computes the first token.
     pub(super) fn prefill(&mut self, model: &dyn Model, tokens: u32) -> Result<u32> {
-        let end = self.prompt.len().min(self.recorded + tokens.max(1) as usize);
+        let end = self.prompt_tokens.min(self.recorded + tokens.max(1) as usize);
         assert!(self.recorded < end, "a complete prompt is not evaluated again");
-        let chunk = from_tokens(&self.prompt[self.recorded..end]);
+        let chunk = from_tokens(&self.tokens[self.recorded..end]);
         let sequence = Sequence { caches: &mut self.caches, count: end - self.recorded };
-        if end == self.prompt.len() {
+        if end == self.prompt_tokens {
             let scores = model.forward(&chunk, &mut [sequence])?;
             let chosen = sample::next(&mut [&mut self.sampler], &scores)?;
             eval(self.cached().chain([&chosen]))?;
@@ -50,7 +66,7 @@ impl Row {
         }
         self.recorded = end;
         self.check();
-        Ok(u32::try_from(self.prompt.len() - end).expect("a prompt fits the context"))
+        Ok(u32::try_from(self.prompt_tokens - end).expect("a prompt fits the context"))
     }
 
     /// Waits for the pending token and returns it.
@@ -59,20 +75,27 @@ impl Row {
         self.pending = self.following.take();
         match pending.read()? {
             Some(token) => {
+                self.tokens.push(token);
                 self.recorded += 1;
                 self.check();
                 Ok(Decoded::Token(token))
             }
             None => {
+                // Nobody may go on from what led here.
+                self.recorded = 0;
                 self.forget_unrecorded();
                 Ok(Decoded::Failed(NOT_FINITE.to_owned()))
             }
         }
     }
 
-    /// Ends the row. Work under way is dropped unread; MLX keeps what the device still uses.
-    pub(super) fn close(mut self) {
+    /// Ends the row: whose it was, the tokens that its caches hold, and the caches. A step under way that nobody has read
+    /// is finished, so that they hold nothing that is still to be computed.
+    pub(super) fn close(mut self) -> Result<(Arc<str>, Vec<u32>, Vec<KvCache>)> {
         self.forget_unrecorded();
+        eval(self.cached())?;
+        self.tokens.truncate(self.recorded);
+        Ok((self.scope, self.tokens, self.caches))
     }
 
     /// Takes from the caches what no returned token accounts for.

@@ -1,5 +1,7 @@
 //! The runner behind its trait, with tiny random models: what a row answers depends on that row alone.
 
+use std::sync::Arc;
+
 use crate::engine::backend::{Backend, Decoded, RowId};
 use crate::job::Sampling;
 use crate::model::registry::check;
@@ -10,7 +12,7 @@ const PROMPT: [u32; 9] = [5, 17, 3, 88, 42, 9, 61, 0, 95];
 
 fn runner(tiny: &Tiny) -> Runner {
     let plan = check(tiny).expect("a sound model");
-    Runner::load(tiny, &plan, RunnerSettings { rows_max: 8 }, &|_| {}).expect("loads")
+    Runner::load(tiny, &plan, RunnerSettings { rows_max: 8, prefix_bytes_max: 0 }, &|_| {}).expect("loads")
 }
 
 fn warm(seed: u64) -> Sampling {
@@ -18,7 +20,7 @@ fn warm(seed: u64) -> Sampling {
 }
 
 fn open(runner: &mut Runner, row: u64, prompt: &[u32], sampling: &Sampling, chunk: u32) {
-    runner.open(RowId(row), prompt, sampling);
+    runner.open(RowId(row), prompt, &Arc::from(""), sampling).expect("memory");
     while runner.prefill(RowId(row), chunk).expect("runs") > 0 {}
 }
 
@@ -47,14 +49,14 @@ fn a_start_tells_of_each_tensor_and_of_the_warm_up_and_sizes_a_chunk() {
         }
         Progress::WarmUp => told.borrow_mut().1 += 1,
     };
-    let runner = Runner::load(&tiny, &plan, RunnerSettings { rows_max: 3 }, &hear).expect("loads");
+    let runner = Runner::load(&tiny, &plan, RunnerSettings { rows_max: 3, prefix_bytes_max: 0 }, &hear).expect("loads");
     let (mut names, warm_ups) = told.into_inner();
     names.sort();
     assert_eq!(names, tiny.tensors.keys().cloned().collect::<Vec<_>>());
     assert!(warm_ups >= 2);
     let capacity = runner.capacity();
     assert_eq!((capacity.context_tokens, capacity.logit_width, capacity.rows_max), (CONTEXT, VOCABULARY as u32, 3));
-    assert!((16..=2048).contains(&capacity.prefill_chunk_tokens));
+    assert!((12..=2048).contains(&capacity.prefill_chunk_tokens));
 }
 
 #[test]
@@ -91,7 +93,7 @@ fn rows_that_leave_at_any_moment_change_nothing_for_those_that_stay() {
     let mut seen = Vec::new();
     for at in 0..20 {
         // One neighbour is closed before its prompt is complete, one right after, one in the middle of its answer.
-        runner.open(RowId(100 + at), &PROMPT, &warm(at));
+        runner.open(RowId(100 + at), &PROMPT, &Arc::from(""), &warm(at)).expect("memory");
         runner.prefill(RowId(100 + at), 3).expect("runs");
         open(&mut runner, 200 + at, &PROMPT[..5], &warm(at), 8);
         open(&mut runner, 300 + at, &PROMPT[..6], &warm(at), 8);
@@ -138,4 +140,88 @@ fn an_answer_may_fill_the_context() {
     let prompt: Vec<u32> = (0..CONTEXT - 3).map(|i| i % VOCABULARY as u32).collect();
     let answer = alone(&mut runner, &prompt, &Sampling::greedy(), 3);
     assert!(answer.iter().all(|decoded| matches!(decoded, Decoded::Token(_))), "{answer:?}");
+}
+
+/// A runner that keeps what rows leave.
+fn keeping(tiny: &Tiny) -> Runner {
+    let plan = check(tiny).expect("a sound model");
+    Runner::load(tiny, &plan, RunnerSettings { rows_max: 8, prefix_bytes_max: 64 << 20 }, &|_| {}).expect("loads")
+}
+
+/// The tokens that a row of this scope answers, and how many of its prompt's were known.
+fn answer(runner: &mut Runner, scope: &str, prompt: &[u32], sampling: &Sampling) -> (Vec<Decoded>, u32) {
+    let cached = runner.open(RowId(500), prompt, &Arc::from(scope), sampling).expect("memory");
+    while runner.prefill(RowId(500), 7).expect("runs") > 0 {}
+    let tokens = (0..20).flat_map(|_| step(runner, &[500])).collect();
+    runner.close(RowId(500));
+    (tokens, cached)
+}
+
+fn long_prompt(tokens: usize) -> Vec<u32> {
+    (0..tokens).map(|at| (at * at % 89) as u32).collect()
+}
+
+#[test]
+fn e6_a_prompt_that_begins_like_an_earlier_one_gives_the_tokens_of_a_cold_start() {
+    let tiny = Tiny::new(Shape::PLAIN, 5);
+    let (mut cold, mut warm_runner) = (runner(&tiny), keeping(&tiny));
+    let first = long_prompt(90);
+    let mut second = first.clone();
+    second.truncate(60);
+    second.extend([3, 1, 4, 1, 5]);
+    for sampling in [Sampling::greedy(), warm(3)] {
+        for prompt in [&first, &second, &first] {
+            let (expected, none) = answer(&mut cold, "", prompt, &sampling);
+            let (found, _) = answer(&mut warm_runner, "", prompt, &sampling);
+            assert_eq!((none, &found), (0, &expected));
+        }
+    }
+    let (_, cached) = answer(&mut warm_runner, "", &second, &Sampling::greedy());
+    assert_eq!(cached as usize, second.len() - 2, "at least two tokens are evaluated");
+}
+
+#[test]
+fn what_a_cancelled_row_has_evaluated_is_used_again() {
+    let mut runner = keeping(&Tiny::new(Shape::PLAIN, 6));
+    let prompt = long_prompt(80);
+    runner.open(RowId(1), &prompt, &Arc::from("a"), &Sampling::greedy()).expect("memory");
+    assert_eq!(runner.prefill(RowId(1), 40), Ok(40));
+    runner.close(RowId(1));
+    let (_, cached) = answer(&mut runner, "a", &prompt, &Sampling::greedy());
+    assert_eq!(cached, 40);
+    let cold = alone(&mut self::runner(&Tiny::new(Shape::PLAIN, 6)), &prompt, &Sampling::greedy(), 20);
+    assert_eq!(answer(&mut runner, "a", &prompt, &Sampling::greedy()).0, cold);
+}
+
+#[test]
+fn e11_what_was_computed_for_one_scope_is_not_used_for_another() {
+    let mut runner = keeping(&Tiny::new(Shape::PLAIN, 6));
+    let prompt = long_prompt(80);
+    let (first, cold) = answer(&mut runner, "tls:alice", &prompt, &Sampling::greedy());
+    let (second, other) = answer(&mut runner, "tls:bob", &prompt, &Sampling::greedy());
+    let (third, own) = answer(&mut runner, "tls:alice", &prompt, &Sampling::greedy());
+    assert_eq!((cold, other, own), (0, 0, 78));
+    assert!(first == second && second == third);
+}
+
+#[test]
+fn rows_that_end_beside_others_leave_what_a_later_prompt_can_use() {
+    let tiny = Tiny::new(Shape::PLAIN, 8);
+    let (mut together, mut cold) = (keeping(&tiny), runner(&tiny));
+    let prompts: Vec<Vec<u32>> = (0..4).map(|at| long_prompt(30 + 7 * at).into_iter().rev().collect()).collect();
+    for (row, prompt) in prompts.iter().enumerate() {
+        open(&mut together, row as u64, prompt, &Sampling::greedy(), 16);
+    }
+    let mut rows: Vec<u64> = (0..4).collect();
+    while let Some(row) = rows.pop() {
+        let mut stepping = rows.clone();
+        stepping.push(row);
+        step(&mut together, &stepping);
+        together.close(RowId(row));
+    }
+    for prompt in &prompts {
+        let (found, cached) = answer(&mut together, "", prompt, &Sampling::greedy());
+        assert_eq!(cached as usize, prompt.len() - 2);
+        assert_eq!(found, answer(&mut cold, "", prompt, &Sampling::greedy()).0);
+    }
 }

@@ -1,5 +1,6 @@
 //! One real token through the real path before anyone is told that the model is ready, and the size of a prefill chunk.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::job::Sampling;
@@ -8,6 +9,7 @@ use crate::model::Model;
 use crate::model::registry::Plan;
 use crate::runner::batch;
 use crate::runner::row::Row;
+use crate::sample::Sampler;
 
 /// How long a prefill chunk should take: a cancel, a neighbour or a short request waits that long at most.
 const CHUNK_TIME: Duration = Duration::from_millis(100);
@@ -27,7 +29,7 @@ pub(super) fn run(model: &dyn Model, plan: &Plan, progress: &dyn Fn()) -> Result
     let mut row = open(model, plan, 1);
     row.prefill(model, 1)?;
     batch::step(model, &mut [&mut row])?;
-    row.close();
+    row.close()?;
     progress();
 
     let mut tokens = CHUNK_TOKENS_MIN.min(context);
@@ -53,11 +55,12 @@ fn time(model: &dyn Model, plan: &Plan, tokens: u32) -> Result<Duration> {
     let start = Instant::now();
     row.prefill(model, tokens)?;
     let took = start.elapsed();
-    row.close();
+    row.close()?;
     Ok(took)
 }
 
 fn open(model: &dyn Model, plan: &Plan, tokens: u32) -> Row {
     let prompt = vec![TOKEN; tokens as usize];
-    Row::new(model.caches(prompt.len()), &prompt, &Sampling::greedy(), plan.logit_width as usize)
+    let sampler = Sampler::new(&Sampling::greedy(), &prompt, plan.logit_width as usize);
+    Row::new(model.caches(prompt.len()), &prompt, &Arc::from(""), sampler)
 }

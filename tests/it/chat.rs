@@ -80,3 +80,27 @@ fn a_safetensors_folder_of_the_default_model_answers_the_same() {
     models::convert(&models::default_gguf(), &path, models::Layout::F32);
     answers_paris_everywhere(&path);
 }
+
+#[test]
+fn e11_a_prompt_of_one_identity_is_computed_anew_for_another() {
+    let running = Server::new(&crate::support::tiny()).ready();
+    let limit = Duration::from_secs(120);
+    let plain = Client::new(&format!("http://{}", running.plain()), None, limit).expect("a client");
+    let url = format!("https://localhost:{}", running.tls().port());
+    let tls = Client::new(&url, Some(&identity(&running)), limit).expect("a client");
+    let words = "a b c d e f g h ".repeat(8);
+    let request = json!({"messages": [{"role": "user", "content": words}], "temperature": 0, "max_tokens": 8});
+    let ask = |client: &Client| -> (String, u64, u64) {
+        let answer: Value = client.post("/v1/chat/completions", &request).expect("an answer").json().expect("JSON");
+        let cached = answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().expect("a count");
+        let evaluated = answer["timings"]["prompt_n"].as_u64().expect("a count");
+        assert_eq!(cached + evaluated, answer["usage"]["prompt_tokens"].as_u64().expect("a count"));
+        (answer["choices"][0]["message"]["content"].to_string(), cached, evaluated)
+    };
+    let (text, none, all) = ask(&plain);
+    assert_eq!(none, 0);
+    assert_eq!(ask(&tls), (text.clone(), 0, all), "another identity, the same prompt");
+    let (again, cached, evaluated) = ask(&plain);
+    assert_eq!((again, evaluated), (text, 2), "all but two tokens are known");
+    assert_eq!(cached, all - 2);
+}

@@ -35,7 +35,7 @@ pub const LAYERS: &[Layer] = &[
     mlx("nn", &["mlx", "kernels", "cache"]),
     mlx("sample", &["job", "mlx", "kernels"]),
     mlx("model", &["platform", "mlx", "kernels", "cache", "nn"]),
-    mlx("runner", &["telemetry", "job", "engine", "mlx", "cache", "sample", "model"]),
+    mlx("runner", &["telemetry", "job", "prefix", "engine", "mlx", "cache", "sample", "model"]),
     layer("hub", &["config", "telemetry"]),
     layer("client", &["config", "api"]),
     layer("http", &["config", "lifecycle", "telemetry", "job", "api", "text", "grammar", "engine"]),

@@ -115,7 +115,7 @@ impl Backend for Script {
         Capacity { context_tokens: CONTEXT, logit_width: WIDTH, rows_max: self.rows_max, prefill_chunk_tokens: 512 }
     }
 
-    fn open(&mut self, row: RowId, prompt: &[u32], _sampling: &Sampling) {
+    fn open(&mut self, row: RowId, prompt: &[u32], _: &Arc<str>, _: &Sampling) -> Result<u32, DeviceFault> {
         let bytes = prompt.iter().map(|token| u8::try_from(*token).expect("a prompt of bytes")).collect();
         let text = String::from_utf8(bytes).expect("a prompt of UTF-8");
         let answer = match text.as_str() {
@@ -126,6 +126,7 @@ impl Backend for Script {
         self.gate.state.lock().opened.push(text.clone());
         let left = u32::try_from(prompt.len()).expect("a short prompt");
         self.rows.insert(row, Row { prompt: text, left, answer, position: 0 });
+        Ok(0)
     }
 
     fn prefill(&mut self, row: RowId, tokens: u32) -> Result<u32, DeviceFault> {

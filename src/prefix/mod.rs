@@ -1,0 +1,201 @@
+//! The index of retained prompt states: which of them shares the longest beginning with a new prompt, and which go when
+//! there are too many bytes of them. Generic over what is stored, which must be usable for any beginning of its tokens; it
+//! refuses to know what that is.
+//!
+//! Entries are sorted by their tokens, so the longest common beginning with any prompt is that of one of the prompt's two
+//! neighbours in the order: no tree of tokens is needed. An entry that another one continues tells nothing that the other
+//! does not, and is dropped; so no entry of a scope is the beginning of another.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+/// Whose prompts an entry may serve, and its tokens.
+type Key = (Arc<str>, Vec<u32>);
+
+/// States by the tokens that they were computed from, least recently used first to go.
+#[derive(Debug)]
+pub struct Index<S> {
+    entries: BTreeMap<Key, Entry<S>>,
+    bytes: u64,
+    bytes_max: u64,
+    /// Counts uses; orders entries by their last one.
+    turn: u64,
+}
+
+#[derive(Debug)]
+struct Entry<S> {
+    state: S,
+    bytes: u64,
+    used: u64,
+}
+
+impl<S> Index<S> {
+    /// An empty index that holds at most so many bytes; with 0 it holds nothing.
+    #[must_use]
+    pub fn new(bytes_max: u64) -> Self {
+        Self { entries: BTreeMap::new(), bytes: 0, bytes_max, turn: 0 }
+    }
+
+    /// Bytes of all states.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Retained states.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether nothing is retained.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The state of this scope that shares the longest beginning with `tokens`, and the length of that; `None` when not
+    /// even the first token is shared.
+    pub fn longest(&mut self, scope: &Arc<str>, tokens: &[u32]) -> Option<(usize, &S)> {
+        let query = (Arc::clone(scope), tokens.to_vec());
+        let before = self.entries.range(..=&query).next_back();
+        let after = self.entries.range((Bound::Excluded(&query), Bound::Unbounded)).next();
+        let near = [before, after].into_iter().flatten().filter(|((of, _), _)| of == scope);
+        let (shared, key) = near
+            .map(|(key, _)| (shared(&key.1, tokens), key))
+            .filter(|(shared, _)| *shared > 0)
+            .max_by_key(|(shared, _)| *shared)?;
+        let key = key.clone();
+        self.turn += 1;
+        let entry = self.entries.get_mut(&key)?;
+        entry.used = self.turn;
+        Some((shared, &entry.state))
+    }
+
+    /// Retains the state of `tokens`, unless an entry continues them or it is larger than everything may be. Entries that
+    /// it continues go, and then those that were not used for longest, until all fit.
+    pub fn insert(&mut self, scope: &Arc<str>, tokens: Vec<u32>, state: S, bytes: u64) {
+        let key = (Arc::clone(scope), tokens);
+        if bytes > self.bytes_max || key.1.is_empty() {
+            return;
+        }
+        self.turn += 1;
+        let turn = self.turn;
+        let next = self.entries.range_mut((Bound::Included(&key), Bound::Unbounded)).next();
+        if let Some((_, continuing)) = next.filter(|((of, next), _)| of == scope && next.starts_with(&key.1)) {
+            continuing.used = turn;
+            return;
+        }
+        let before = self.entries.range(..&key).next_back().map(|(before, _)| before);
+        if let Some(continued) = before.filter(|(of, before)| of == scope && key.1.starts_with(before)).cloned() {
+            self.remove(&continued);
+        }
+        while self.bytes + bytes > self.bytes_max {
+            let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.used).map(|(key, _)| key.clone());
+            self.remove(&oldest.expect("bytes belong to entries"));
+        }
+        self.bytes += bytes;
+        self.entries.insert(key, Entry { state, bytes, used: turn });
+    }
+
+    /// Drops everything.
+    pub fn clear(&mut self) {
+        self.entries.clear();
+        self.bytes = 0;
+    }
+
+    fn remove(&mut self, key: &Key) {
+        let entry = self.entries.remove(key).expect("a removed entry was there");
+        self.bytes -= entry.bytes;
+    }
+}
+
+/// How many tokens two sequences begin with alike.
+fn shared(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn scope(name: &str) -> Arc<str> {
+        Arc::from(name)
+    }
+
+    #[test]
+    fn the_longest_common_beginning_is_found_and_only_in_its_scope() {
+        let (a, b) = (scope("a"), scope("b"));
+        let mut index = Index::new(100);
+        index.insert(&a, vec![1, 2, 3, 4], "first", 1);
+        index.insert(&a, vec![1, 2, 9], "second", 1);
+        assert_eq!(index.longest(&a, &[1, 2, 3, 7]), Some((3, &"first")));
+        assert_eq!(index.longest(&a, &[1, 2, 9, 9, 9]), Some((3, &"second")));
+        assert_eq!(index.longest(&a, &[2]), None);
+        assert_eq!(index.longest(&b, &[1, 2, 3, 4]), None);
+    }
+
+    #[test]
+    fn an_entry_that_another_continues_is_dropped() {
+        let a = scope("a");
+        let mut index = Index::new(100);
+        index.insert(&a, vec![1, 2], "turn one", 10);
+        index.insert(&a, vec![1, 2, 3], "turn two", 15);
+        index.insert(&a, vec![1], "less than is known", 5);
+        assert_eq!((index.len(), index.bytes()), (1, 15));
+        assert_eq!(index.longest(&a, &[1, 2, 5]), Some((2, &"turn two")));
+    }
+
+    #[test]
+    fn what_was_not_used_for_longest_goes_first_and_what_is_too_large_is_not_kept() {
+        let a = scope("a");
+        let mut index = Index::new(100);
+        index.insert(&a, vec![1], 1, 40);
+        index.insert(&a, vec![2], 2, 40);
+        index.longest(&a, &[1]);
+        index.insert(&a, vec![3], 3, 40);
+        assert_eq!(index.longest(&a, &[2]), None);
+        assert_eq!(index.longest(&a, &[1]), Some((1, &1)));
+        index.insert(&a, vec![4], 4, 101);
+        assert_eq!(index.longest(&a, &[4]), None);
+        assert_eq!(index.bytes(), 80);
+        index.clear();
+        assert!(index.is_empty() && index.bytes() == 0);
+    }
+
+    /// Short sequences over few tokens, so that beginnings collide.
+    fn sequences() -> impl Strategy<Value = Vec<(bool, u8, Vec<u32>, u64)>> {
+        let one = (any::<bool>(), 0_u8..2, proptest::collection::vec(0_u32..3, 1..7), 1_u64..30);
+        proptest::collection::vec(one, 1..60)
+    }
+
+    proptest! {
+        #[test]
+        fn a_look_up_finds_what_a_search_through_all_entries_finds(steps in sequences()) {
+            let scopes = [scope("a"), scope("b")];
+            let mut index: Index<Vec<u32>> = Index::new(200);
+            for (insert, of, tokens, bytes) in steps {
+                let scope = &scopes[usize::from(of)];
+                if insert {
+                    index.insert(scope, tokens.clone(), tokens, bytes);
+                } else {
+                    let all = index.entries.keys().filter(|(other, _)| other == scope);
+                    let best = all.map(|(_, entry)| shared(entry, &tokens)).max().filter(|best| *best > 0);
+                    let found = index.longest(scope, &tokens).map(|(length, state)| (length, state.clone()));
+                    prop_assert_eq!(found.as_ref().map(|(length, _)| *length), best);
+                    if let Some((length, state)) = found {
+                        prop_assert_eq!(shared(&state, &tokens), length);
+                    }
+                }
+                prop_assert!(index.bytes() <= 200);
+                prop_assert_eq!(index.bytes(), index.entries.values().map(|entry| entry.bytes).sum::<u64>());
+                for (of, tokens) in index.entries.keys() {
+                    let continued = |(other, longer): &&Key| other == of && longer.len() > tokens.len() && longer.starts_with(tokens);
+                    prop_assert!(!index.entries.keys().any(|key| continued(&key)));
+                }
+            }
+        }
+    }
+}

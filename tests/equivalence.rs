@@ -1,0 +1,193 @@
+//! Fast paths against the slow one: whatever the engine does to serve many at once, each row answers what it answers alone,
+//! in one chunk, from nothing. Greedy and drawn, on the default model and on a tiny random one; it prints a table, and one
+//! token that differs anywhere fails it. (On a GPU, whose kernels choose their order of additions by the shape, cells may
+//! differ at near-ties; there it only prints.)
+
+#[path = "it/support/models.rs"]
+#[allow(dead_code, reason = "only where the models are is needed here")]
+mod models;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use sanctum_mlx::engine::backend::{Backend, Decoded, RowId};
+use sanctum_mlx::job::Sampling;
+use sanctum_mlx::mlx::{Device, device};
+use sanctum_mlx::model::registry::check;
+use sanctum_mlx::model::weights::Checkpoint;
+use sanctum_mlx::runner::{Runner, RunnerSettings};
+
+/// Rows that are compared; they run together where a way of serving is about that.
+const ROWS: usize = 8;
+/// Tokens that each answers.
+const TOKENS: usize = 24;
+/// Larger than every prompt.
+const WHOLE: u32 = 4_096;
+
+/// Token ids of a row's answer.
+type Answer = Vec<u32>;
+
+/// One way of serving the same rows.
+type Way = fn(&mut Runner, &[Vec<u32>], &dyn Fn(usize) -> Sampling) -> Vec<Answer>;
+
+/// All ways but the plain one, with their names in the table.
+const WAYS: [(&str, Way); 7] = [
+    ("batch of 8, ragged", |runner, prompts, sampling| together(runner, prompts, sampling, None)),
+    ("neighbours cancelled", |runner, prompts, sampling| together(runner, prompts, sampling, Some(TOKENS / 2))),
+    ("joining one by one", joining),
+    ("chunks of 1", |runner, prompts, sampling| one_by_one(runner, prompts, sampling, 1)),
+    ("chunks of 7", |runner, prompts, sampling| one_by_one(runner, prompts, sampling, 7)),
+    ("chunks of 512", |runner, prompts, sampling| one_by_one(runner, prompts, sampling, 512)),
+    ("prefix hit, trimmed", prefix_hit),
+];
+
+fn open(runner: &mut Runner, row: usize, prompt: &[u32], scope: &str, sampling: &Sampling, chunk: u32) -> u32 {
+    let id = RowId(row as u64);
+    let cached = runner.open(id, prompt, &Arc::from(scope), sampling).expect("memory");
+    while runner.prefill(id, chunk).expect("runs") > 0 {}
+    cached
+}
+
+/// One token of each of these rows, to the end of their answers.
+fn step(runner: &mut Runner, rows: &[usize], answers: &mut [Answer]) {
+    let ids: Vec<RowId> = rows.iter().map(|row| RowId(*row as u64)).collect();
+    for (row, decoded) in rows.iter().zip(runner.decode(&ids).expect("runs")) {
+        match decoded {
+            Decoded::Token(token) => answers[*row].push(token),
+            Decoded::Failed(why) => panic!("row {row}: {why}"),
+        }
+    }
+}
+
+/// Each row alone, in a scope of its own so that nothing is used again.
+fn one_by_one(
+    runner: &mut Runner,
+    prompts: &[Vec<u32>],
+    sampling: &dyn Fn(usize) -> Sampling,
+    chunk: u32,
+) -> Vec<Answer> {
+    let mut answers = vec![Answer::new(); prompts.len()];
+    for (row, prompt) in prompts.iter().enumerate() {
+        let cached = open(runner, row, prompt, &format!("alone {row} {chunk} {}", fresh()), &sampling(row), chunk);
+        assert_eq!(cached, 0);
+        (0..TOKENS).for_each(|_| step(runner, &[row], &mut answers));
+        runner.close(RowId(row as u64));
+    }
+    answers
+}
+
+/// All rows at once; every other one leaves after so many steps, and is then left out of the comparison.
+fn together(
+    runner: &mut Runner,
+    prompts: &[Vec<u32>],
+    sampling: &dyn Fn(usize) -> Sampling,
+    cancel_at: Option<usize>,
+) -> Vec<Answer> {
+    let mut answers = vec![Answer::new(); prompts.len()];
+    for (row, prompt) in prompts.iter().enumerate() {
+        open(runner, row, prompt, &format!("together {row} {}", fresh()), &sampling(row), WHOLE);
+    }
+    let mut rows: Vec<usize> = (0..prompts.len()).collect();
+    for at in 0..TOKENS {
+        if cancel_at == Some(at) {
+            rows.iter().filter(|row| *row % 2 == 1).for_each(|row| runner.close(RowId(*row as u64)));
+            rows.retain(|row| row % 2 == 0);
+        }
+        step(runner, &rows, &mut answers);
+    }
+    rows.iter().for_each(|row| runner.close(RowId(*row as u64)));
+    answers
+}
+
+/// Each row joins those that already run, and leaves when it is done.
+fn joining(runner: &mut Runner, prompts: &[Vec<u32>], sampling: &dyn Fn(usize) -> Sampling) -> Vec<Answer> {
+    let mut answers = vec![Answer::new(); prompts.len()];
+    let (mut rows, mut next) = (Vec::new(), 0);
+    while next < prompts.len() || !rows.is_empty() {
+        if next < prompts.len() {
+            open(runner, next, &prompts[next], &format!("joining {next} {}", fresh()), &sampling(next), WHOLE);
+            rows.push(next);
+            next += 1;
+        }
+        step(runner, &rows, &mut answers);
+        let done = |row: &usize, answers: &[Answer]| answers[*row].len() == TOKENS;
+        rows.iter().filter(|row| done(row, &answers)).for_each(|row| runner.close(RowId(*row as u64)));
+        rows.retain(|row| !done(row, &answers));
+    }
+    answers
+}
+
+/// Each row after one with a prompt that leaves its own three tokens before the end, from what that one left.
+fn prefix_hit(runner: &mut Runner, prompts: &[Vec<u32>], sampling: &dyn Fn(usize) -> Sampling) -> Vec<Answer> {
+    let mut answers = vec![Answer::new(); prompts.len()];
+    for (row, prompt) in prompts.iter().enumerate() {
+        let scope = format!("prefix {row} {}", fresh());
+        let shared = prompt.len() - 3;
+        let mut other = prompt[..shared].to_vec();
+        other.extend(prompt[shared..].iter().map(|token| token + 1));
+        open(runner, row, &other, &scope, &sampling(row), WHOLE);
+        let mut theirs = vec![Answer::new(); prompts.len()];
+        (0..5).for_each(|_| step(runner, &[row], &mut theirs));
+        runner.close(RowId(row as u64));
+        assert_eq!(open(runner, row, prompt, &scope, &sampling(row), WHOLE) as usize, shared, "the prefix is used");
+        (0..TOKENS).for_each(|_| step(runner, &[row], &mut answers));
+        runner.close(RowId(row as u64));
+    }
+    answers
+}
+
+/// A number that no call before has had.
+fn fresh() -> usize {
+    static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+}
+
+/// Ragged prompts, from 19 tokens to 110, around the blocks of attention and the kernels' numbers of rows.
+fn prompts(vocabulary: u32) -> Vec<Vec<u32>> {
+    let lengths: [u32; ROWS] = [19, 63, 64, 65, 24, 110, 37, 82];
+    let tokens = |row: u32, length: u32| (0..length).map(|at| (at * at * 31 + row * 977 + 5) % (vocabulary - 1)).collect();
+    (0..).zip(lengths).map(|(row, length)| tokens(row, length)).collect()
+}
+
+fn compare(name: &str, path: &Path) -> usize {
+    let checkpoint = Checkpoint::open(path).expect("a sound model");
+    let plan = check(&checkpoint).expect("supported");
+    let settings = RunnerSettings { rows_max: ROWS as u32, prefix_bytes_max: 256 << 20 };
+    let mut runner = Runner::load(&checkpoint, &plan, settings, &|_| {}).expect("loads");
+    let prompts = prompts(plan.logit_width);
+    let greedy: &dyn Fn(usize) -> Sampling = &|_| Sampling::greedy();
+    let drawn: &dyn Fn(usize) -> Sampling = &|row| Sampling {
+        temperature: 0.9,
+        top_p: if row % 2 == 0 { 0.95 } else { 1.0 },
+        top_k: if row % 3 == 0 { 40 } else { 0 },
+        repetition_penalty: 1.1,
+        seed: row as u64,
+        ..Sampling::greedy()
+    };
+    let mut different = 0;
+    for (how, sampling) in [("greedy", greedy), ("drawn", drawn)] {
+        let expected = one_by_one(&mut runner, &prompts, sampling, WHOLE);
+        for (way, serve) in WAYS {
+            let found = serve(&mut runner, &prompts, sampling);
+            let equal = expected.iter().zip(&found).filter(|(expected, found)| expected.starts_with(found)).count();
+            println!("{name:<22} {how:<7} {way:<21} {equal} of {ROWS} rows equal");
+            different += ROWS - equal;
+        }
+    }
+    different
+}
+
+#[test]
+fn e6_every_way_of_serving_gives_the_tokens_of_the_plain_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let tiny = folder.path().join("tiny.gguf");
+    std::fs::write(&tiny, models::tiny_gguf(1).0).expect("written");
+    let mut different = 0;
+    println!("{:<22} {:<7} {:<21} against alone, in one chunk, from nothing", "model", "tokens", "served");
+    for (name, path) in [("tiny random", &tiny), ("SmolLM2-135M-Instruct", &models::default_model())] {
+        different += compare(name, path);
+    }
+    if device() == Device::Cpu {
+        assert_eq!(different, 0, "rows that differ");
+    }
+}
