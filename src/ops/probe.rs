@@ -86,6 +86,7 @@ struct Target {
 }
 
 /// `probe …`: looks once, prints one line, and says how it ended.
+#[must_use]
 pub fn run(args: &ProbeArgs) -> Health {
     let begun = Instant::now();
     let (transport, seen) = match prepare(args) {
