@@ -15,7 +15,9 @@ const GROWTH_TOKENS: usize = 256;
 const TOKEN_AXIS: usize = 2;
 
 /// The keys and values of one layer of one row.
-#[derive(Debug, Default)]
+///
+/// A clone refers to the same buffer; whichever of the two appends first moves to a copy.
+#[derive(Debug, Clone, Default)]
 pub struct KvCache {
     /// `[1, 2K, capacity, D]`; `None` until the first token, and while attention has it.
     buffer: Option<Array>,

@@ -69,6 +69,8 @@ fn tokens(pending: &[&Pending]) -> Result<Array> {
 /// One token of each row, in their order: builds the step after the pending one, sees to it that the device has work (see
 /// the module `runner`), and waits for the pending tokens.
 pub(super) fn step(model: &dyn Model, rows: &mut [&mut Row]) -> Result<Vec<Decoded>> {
+    // What is submitted now updates the caches in place, if nobody else holds them.
+    rows.iter_mut().for_each(|row| row.before = None);
     let pending: Vec<&Pending> =
         rows.iter().map(|row| row.pending.as_ref().expect("the engine decodes only complete prompts")).collect();
     if device() == Device::Cpu {
@@ -83,6 +85,7 @@ pub(super) fn step(model: &dyn Model, rows: &mut [&mut Row]) -> Result<Vec<Decod
     let tokens = tokens(&pending)?;
     let (mut sequences, mut samplers) = (Vec::new(), Vec::new());
     for row in rows.iter_mut() {
+        row.before = (device() == Device::Cpu).then(|| row.caches.clone());
         sequences.push(Sequence { caches: &mut row.caches, count: 1 });
         samplers.push(&mut row.sampler);
     }

@@ -25,6 +25,8 @@ pub(super) struct Row {
     scope: Arc<str>,
     /// One a layer.
     pub(super) caches: Vec<KvCache>,
+    /// The caches without the step that is built and not submitted, for a row that ends before it is.
+    pub(super) before: Option<Vec<KvCache>>,
     pub(super) sampler: Sampler,
     /// The next token to return; there once the prompt is evaluated.
     pub(super) pending: Option<Pending>,
@@ -43,6 +45,7 @@ impl Row {
             recorded,
             scope: Arc::clone(scope),
             caches,
+            before: None,
             sampler,
             pending: None,
             following: None,
@@ -89,12 +92,15 @@ impl Row {
         }
     }
 
-    /// Ends the row: whose it was, the tokens that its caches hold, and the caches. A step under way that nobody has read
-    /// is finished, so that they hold nothing that is still to be computed.
+    /// Ends the row: whose it was, the tokens that its caches hold, and the caches, which hold nothing that is still to be
+    /// computed: a step that was not submitted never will be for this row, one that was is waited for.
     pub(super) fn close(mut self) -> Result<(Arc<str>, Vec<u32>, Vec<KvCache>)> {
         self.forget_unrecorded();
+        if let Some(before) = self.before.take().filter(|_| self.recorded > 0) {
+            self.caches = before;
+        }
         eval(self.cached())?;
-        self.tokens.truncate(self.recorded);
+        self.tokens.truncate(self.caches.first().map_or(0, KvCache::tokens));
         Ok((self.scope, self.tokens, self.caches))
     }
 
