@@ -4,7 +4,6 @@
 //! differ at near-ties; there it only prints.)
 
 #[path = "it/support/models.rs"]
-#[allow(dead_code, reason = "only where the models are is needed here")]
 mod models;
 
 use std::path::Path;
@@ -20,7 +19,7 @@ use sanctum_mlx::runner::{Runner, RunnerSettings};
 /// Rows that are compared; they run together where a way of serving is about that.
 const ROWS: usize = 8;
 /// Tokens that each answers.
-const TOKENS: usize = 24;
+const TOKENS: usize = 16;
 /// Larger than every prompt.
 const WHOLE: u32 = 4_096;
 
@@ -145,7 +144,8 @@ fn fresh() -> usize {
 /// Ragged prompts, from 19 tokens to 110, around the blocks of attention and the kernels' numbers of rows.
 fn prompts(vocabulary: u32) -> Vec<Vec<u32>> {
     let lengths: [u32; ROWS] = [19, 63, 64, 65, 24, 110, 37, 82];
-    let tokens = |row: u32, length: u32| (0..length).map(|at| (at * at * 31 + row * 977 + 5) % (vocabulary - 1)).collect();
+    let tokens =
+        |row: u32, length: u32| (0..length).map(|at| (at * at * 31 + row * 977 + 5) % (vocabulary - 1)).collect();
     (0..).zip(lengths).map(|(row, length)| tokens(row, length)).collect()
 }
 
