@@ -75,9 +75,10 @@ pub(crate) struct Peer {
 impl Peer {
     /// In whose name prompts are computed: a certificate's, or that of everyone at the plain port, who share its token.
     pub(crate) fn scope(&self) -> Arc<str> {
-        match &self.name {
-            Some(name) => Arc::from(format!("tls:{name}")),
-            None => Arc::from("plain"),
+        match self.door {
+            // A certificate without a common name is nobody in particular: such clients share a scope among themselves.
+            Doorway::Tls => Arc::from(format!("tls:{}", self.name.as_deref().unwrap_or_default())),
+            Doorway::Plain | Doorway::Admin => Arc::from("plain"),
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Logits to a token, as operations of MLX's graph, so that the next step can be built before this one's token is known. It owns the
-//! order of processors (logit bias, repetition, presence, frequency, temperature, top-k, top-p, min-p, draw), the token
+//! Logits to a token, as operations of MLX's graph, so that the next step can be built before this one's token is known.
+//! It owns the order of processors (logit bias, repetition, presence, frequency, temperature, top-k, top-p, min-p, draw), the token
 //! counts that penalties need, and the random numbers; it refuses to know wire names.
 //!
 //! A draw is one uniform number against the cumulative distribution. The number is made on the host from the seed and the
