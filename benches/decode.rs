@@ -8,14 +8,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sanctum_mlx::engine::backend::{Backend, Decoded, RowId};
+use sanctum_mlx::engine::backend::{Ask, Backend, Decoded, RowId};
 use sanctum_mlx::job::Sampling;
 use sanctum_mlx::kernels::machine;
 use sanctum_mlx::mlx::{self, eval, from_tokens};
 use sanctum_mlx::model::Sequence;
 use sanctum_mlx::model::registry::check;
 use sanctum_mlx::model::weights::Checkpoint;
-use sanctum_mlx::runner::{Runner, RunnerSettings};
+use sanctum_mlx::runner::{MemoryLimit, Runner, RunnerSettings};
 
 /// Tokens decoded per sample.
 const DECODE_TOKENS: usize = 48;
@@ -32,9 +32,13 @@ fn main() {
 
     let plan = check(&checkpoint).expect("supported");
     let begun = Instant::now();
-    let mut runner =
-        Runner::load(&checkpoint, &plan, RunnerSettings { rows_max: ROWS_MAX, prefix_bytes_max: 0 }, &|_| {})
-            .expect("loads");
+    let mut runner = Runner::load(
+        &checkpoint,
+        &plan,
+        RunnerSettings { rows_max: ROWS_MAX, memory: MemoryLimit::Bytes(u64::MAX), prefix_bytes_max: 0 },
+        &|_| {},
+    )
+    .expect("loads");
     let weights = mlx::gauges().expect("gauges").active_bytes as f64;
     println!("load and warm-up           {:8.2} s", begun.elapsed().as_secs_f64());
     println!("weights in memory          {:8.1} MB, as {:?} computes", weights / 1e6, mlx::device());
@@ -103,7 +107,8 @@ fn prompt(tokens: usize) -> Vec<u32> {
 
 fn prefill(runner: &mut Runner, tokens: usize) -> Duration {
     let row = RowId(1);
-    runner.open(row, &prompt(tokens), &Arc::from(""), &Sampling::greedy()).expect("memory");
+    runner.open(row, Ask::new(&prompt(tokens), &Arc::from("prefill"), &Sampling::greedy()));
+    runner.begin(row).expect("memory");
     let chunk = runner.capacity().prefill_chunk_tokens;
     let begun = Instant::now();
     while runner.prefill(row, chunk).expect("runs") > 0 {}
@@ -115,7 +120,8 @@ fn prefill(runner: &mut Runner, tokens: usize) -> Duration {
 fn decode(runner: &mut Runner, rows: u64, sampling: &Sampling) -> Duration {
     let rows: Vec<RowId> = (1..=rows).map(RowId).collect();
     for row in &rows {
-        runner.open(*row, &prompt(31 + row.0 as usize), &Arc::from(""), sampling).expect("memory");
+        runner.open(*row, Ask::new(&prompt(31 + row.0 as usize), &Arc::from(row.0.to_string()), sampling));
+        runner.begin(*row).expect("memory");
         while runner.prefill(*row, 64).expect("runs") > 0 {}
     }
     runner.decode(&rows).expect("runs");

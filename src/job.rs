@@ -2,11 +2,17 @@
 //! ([`Finish`], [`Failure`]). It refuses to know the wire (no serde), the runtime (no async) and MLX (no arrays): token
 //! ids are `u32`, and no text crosses this boundary but the reason of a failure.
 
+mod constraint;
+mod sampling;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use constraint::{Constraint, Mask};
+pub use sampling::{Logprobs, Sampling, Token};
+
 /// One generation to run: a prompt already encoded, how to sample, and when to stop.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Job {
     /// Names the job in logs and thread dumps; unique within the process.
     pub id: JobId,
@@ -16,54 +22,23 @@ pub struct Job {
     pub scope: Arc<str>,
     /// How a token is chosen from the logits.
     pub sampling: Sampling,
+    /// What restricts the tokens, besides the sampling.
+    pub constraint: Option<Box<dyn Constraint>>,
     /// When the job ends if nothing else ends it.
     pub limits: Limits,
+}
+
+impl Job {
+    /// Tokens of prompt and answer, at most.
+    #[must_use]
+    pub fn tokens(&self) -> u32 {
+        u32::try_from(self.prompt.len()).unwrap_or(u32::MAX).saturating_add(self.limits.tokens_max)
+    }
 }
 
 /// A job's number, counted from 1 in the order of acceptance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobId(pub u64);
-
-/// How a token is chosen. Every value is already validated; `None`-like values are the neutral ones named below.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Sampling {
-    /// 0 is greedy; otherwise logits are divided by it. Range 0–2.
-    pub temperature: f32,
-    /// Smallest set of tokens whose probability reaches this; 1 keeps all.
-    pub top_p: f32,
-    /// Keep the k most likely tokens; 0 keeps all.
-    pub top_k: u32,
-    /// Drop tokens less likely than this times the most likely; 0 keeps all.
-    pub min_p: f32,
-    /// Divides positive and multiplies negative logits of tokens seen in prompt or output; 1 is neutral.
-    pub repetition_penalty: f32,
-    /// Subtracted once from the logit of each token seen in the output; 0 is neutral.
-    pub presence_penalty: f32,
-    /// Subtracted per occurrence in the output; 0 is neutral.
-    pub frequency_penalty: f32,
-    /// Added to the logits of these token ids; ids are below the logit width.
-    pub logit_bias: Vec<(u32, f32)>,
-    /// Same seed, same tokens. Always set: the edge draws one when the client sent none.
-    pub seed: u64,
-}
-
-impl Sampling {
-    /// Argmax with every processor neutral.
-    #[must_use]
-    pub fn greedy() -> Self {
-        Self {
-            temperature: 0.0,
-            top_p: 1.0,
-            top_k: 0,
-            min_p: 0.0,
-            repetition_penalty: 1.0,
-            presence_penalty: 0.0,
-            frequency_penalty: 0.0,
-            logit_bias: Vec::new(),
-            seed: 0,
-        }
-    }
-}
 
 /// When a job ends.
 #[derive(Debug, Clone)]
@@ -76,17 +51,19 @@ pub struct Limits {
     pub queue_deadline: Instant,
 }
 
-/// What the engine tells the one who submitted a job, in this order: `Admitted`, `Token`…, then exactly one of
-/// `Finished` and `Failed`. The channel has room for all of them, so the engine never waits for a reader.
+/// What the engine tells the one who submitted a job, in this order: `Admitted`, `Prefill`, `Token`…, then exactly one of
+/// `Finished` and `Failed`, which may come at any point. The channel has room for all of them, so the engine never waits for a reader.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// The job left the queue and its prefill begins.
-    Admitted {
+    /// The job left the queue: it has a row.
+    Admitted,
+    /// The prompt's evaluation begins.
+    Prefill {
         /// Tokens of the prompt that need not be evaluated, because an earlier prompt began alike.
         cached_tokens: u32,
     },
     /// One token of the answer; stop tokens are not sent.
-    Token(u32),
+    Token(Token),
     /// The generation ended as asked.
     Finished(Finished),
     /// The generation ended without an answer that counts.

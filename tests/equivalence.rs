@@ -9,12 +9,12 @@ mod models;
 use std::path::Path;
 use std::sync::Arc;
 
-use sanctum_mlx::engine::backend::{Backend, Decoded, RowId};
+use sanctum_mlx::engine::backend::{Ask, Backend, Decoded, RowId};
 use sanctum_mlx::job::Sampling;
 use sanctum_mlx::mlx::{Device, device};
 use sanctum_mlx::model::registry::check;
 use sanctum_mlx::model::weights::Checkpoint;
-use sanctum_mlx::runner::{Runner, RunnerSettings};
+use sanctum_mlx::runner::{MemoryLimit, Runner, RunnerSettings};
 
 /// Rows that are compared; they run together where a way of serving is about that.
 const ROWS: usize = 8;
@@ -42,7 +42,8 @@ const WAYS: [(&str, Way); 7] = [
 
 fn open(runner: &mut Runner, row: usize, prompt: &[u32], scope: &str, sampling: &Sampling, chunk: u32) -> u32 {
     let id = RowId(row as u64);
-    let cached = runner.open(id, prompt, &Arc::from(scope), sampling).expect("memory");
+    runner.open(id, Ask::new(prompt, &Arc::from(scope), sampling));
+    let cached = runner.begin(id).expect("memory");
     while runner.prefill(id, chunk).expect("runs") > 0 {}
     cached
 }
@@ -52,7 +53,7 @@ fn step(runner: &mut Runner, rows: &[usize], answers: &mut [Answer]) {
     let ids: Vec<RowId> = rows.iter().map(|row| RowId(*row as u64)).collect();
     for (row, decoded) in rows.iter().zip(runner.decode(&ids).expect("runs")) {
         match decoded {
-            Decoded::Token(token) => answers[*row].push(token),
+            Decoded::Token(token) => answers[*row].push(token.id),
             Decoded::Failed(why) => panic!("row {row}: {why}"),
         }
     }
@@ -152,7 +153,8 @@ fn prompts(vocabulary: u32) -> Vec<Vec<u32>> {
 fn compare(name: &str, path: &Path) -> usize {
     let checkpoint = Checkpoint::open(path).expect("a sound model");
     let plan = check(&checkpoint).expect("supported");
-    let settings = RunnerSettings { rows_max: ROWS as u32, prefix_bytes_max: 256 << 20 };
+    let settings =
+        RunnerSettings { rows_max: ROWS as u32, memory: MemoryLimit::Bytes(u64::MAX), prefix_bytes_max: 256 << 20 };
     let mut runner = Runner::load(&checkpoint, &plan, settings, &|_| {}).expect("loads");
     let prompts = prompts(plan.logit_width);
     let greedy: &dyn Fn(usize) -> Sampling = &|_| Sampling::greedy();
@@ -169,7 +171,11 @@ fn compare(name: &str, path: &Path) -> usize {
         let expected = one_by_one(&mut runner, &prompts, sampling, WHOLE);
         for (way, serve) in WAYS {
             let found = serve(&mut runner, &prompts, sampling);
-            let equal = expected.iter().zip(&found).filter(|(expected, found)| expected.starts_with(found) && found.len() >= expected.len() / 2).count();
+            let equal = expected
+                .iter()
+                .zip(&found)
+                .filter(|(expected, found)| expected.starts_with(found) && found.len() >= expected.len() / 2)
+                .count();
             println!("{name:<22} {how:<7} {way:<21} {equal} of {ROWS} rows equal");
             different += ROWS - equal;
         }

@@ -7,13 +7,13 @@ mod models;
 use std::path::Path;
 use std::sync::Arc;
 
-use sanctum_mlx::engine::backend::{Backend, Decoded, RowId};
+use sanctum_mlx::engine::backend::{Ask, Backend, Decoded, RowId};
 use sanctum_mlx::job::Sampling;
 use sanctum_mlx::mlx::{from_tokens, to_f32_vec};
 use sanctum_mlx::model::registry::{Plan, check};
 use sanctum_mlx::model::weights::Checkpoint;
 use sanctum_mlx::model::{Model, Sequence};
-use sanctum_mlx::runner::{Runner, RunnerSettings};
+use sanctum_mlx::runner::{MemoryLimit, Runner, RunnerSettings};
 use serde_json::Value;
 
 /// Prompts that must agree in all their tokens, of those recorded.
@@ -139,21 +139,27 @@ fn s11_logits_and_greedy_tokens_are_those_of_mlx_lm() {
 #[test]
 fn the_default_model_answers_greedily_with_the_recorded_capital_of_france() {
     let (checkpoint, plan) = open();
-    let mut runner =
-        Runner::load(&checkpoint, &plan, RunnerSettings { rows_max: 1, prefix_bytes_max: 0 }, &|_| {}).expect("loads");
+    let mut runner = Runner::load(
+        &checkpoint,
+        &plan,
+        RunnerSettings { rows_max: 1, memory: MemoryLimit::Bytes(u64::MAX), prefix_bytes_max: 0 },
+        &|_| {},
+    )
+    .expect("loads");
     let golden = goldens().into_iter().find(|golden| golden.name == "capital").expect("it is recorded");
     let stop = checkpoint.stop_tokens();
     let answer: Vec<u32> = golden.tokens.iter().copied().take_while(|token| !stop.contains(token)).collect();
 
     let row = RowId(1);
-    runner.open(row, &golden.prompt, &Arc::from(""), &Sampling::greedy()).expect("memory");
+    runner.open(row, Ask::new(&golden.prompt, &Arc::from(""), &Sampling::greedy()));
+    assert_eq!(runner.begin(row), Ok(0));
     let chunk = runner.capacity().prefill_chunk_tokens;
     while runner.prefill(row, chunk).expect("runs") > 0 {}
     let mut seen = Vec::new();
     while seen.len() <= answer.len() {
         match runner.decode(&[row]).expect("runs").remove(0) {
-            Decoded::Token(token) if stop.contains(&token) => break,
-            Decoded::Token(token) => seen.push(token),
+            Decoded::Token(token) if stop.contains(&token.id) => break,
+            Decoded::Token(token) => seen.push(token.id),
             Decoded::Failed(why) => panic!("{why}"),
         }
     }

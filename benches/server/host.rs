@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sanctum_mlx::engine::backend::Capacity;
+use sanctum_mlx::engine::backend::{Capacity, Memory};
 use sanctum_mlx::text::Text;
 use serde_json::{Map, json};
 
@@ -49,8 +49,13 @@ struct Nothing {
 impl Nothing {
     fn start() -> Self {
         let text = site::text();
-        let capacity =
-            Capacity { context_tokens: 8_192, logit_width: 49_152, rows_max: 8, prefill_chunk_tokens: 2_048 };
+        let capacity = Capacity {
+            context_tokens: 8_192,
+            logit_width: 49_152,
+            rows_max: 8,
+            prefill_chunk_tokens: 2_048,
+            memory: Memory::UNCOUNTED,
+        };
         let (shared, tokens) = (Shared::new(), plain_tokens(&text));
         let backend = Null::new(tokens, capacity, Arc::clone(&shared));
         let site = Site::start(text, move || Ok(backend));

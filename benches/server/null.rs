@@ -5,8 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use sanctum_mlx::engine::backend::{Backend, Capacity, Decoded, DeviceFault, RowId};
-use sanctum_mlx::job::Sampling;
+use sanctum_mlx::engine::backend::{Ask, Backend, Capacity, Decoded, DeviceFault, RowId};
 
 /// Room for the steps of one request, so that writing them down never allocates.
 const STEPS_MAX: usize = 8 << 10;
@@ -65,9 +64,12 @@ impl Backend for Null {
         self.capacity
     }
 
-    fn open(&mut self, row: RowId, prompt: &[u32], _: &Arc<str>, _: &Sampling) -> Result<u32, DeviceFault> {
-        let left = u32::try_from(prompt.len()).expect("a prompt fits the context");
+    fn open(&mut self, row: RowId, ask: Ask<'_>) {
+        let left = u32::try_from(ask.prompt.len()).expect("a prompt fits the context");
         self.rows.insert(row, (left, 0));
+    }
+
+    fn begin(&mut self, _: RowId) -> Result<u32, DeviceFault> {
         Ok(0)
     }
 
@@ -86,7 +88,7 @@ impl Backend for Null {
                 let (_, at) = self.rows.get_mut(row).expect("the row is open");
                 let token = self.tokens[*at % self.tokens.len()];
                 *at += 1;
-                Decoded::Token(token)
+                Decoded::Token(token.into())
             })
             .collect();
         while began.elapsed() < pace {
@@ -102,6 +104,12 @@ impl Backend for Null {
     fn close(&mut self, row: RowId) {
         self.rows.remove(&row);
     }
+
+    fn kept_bytes(&self) -> u64 {
+        0
+    }
+
+    fn shed(&mut self, _: u64) {}
 
     fn idle(&mut self) {}
 }

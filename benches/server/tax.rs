@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use sanctum_mlx::engine::StartFailure;
 use sanctum_mlx::job::{Event, Job, Limits, Sampling};
 use sanctum_mlx::model::registry;
-use sanctum_mlx::runner::{Runner, RunnerSettings};
+use sanctum_mlx::runner::{MemoryLimit, Runner, RunnerSettings};
 use serde_json::{Map, json};
 
 use crate::report::Row;
@@ -131,17 +131,24 @@ impl Arms {
         let limits =
             Limits { tokens_max: TOKENS, stop_tokens: Vec::new(), queue_deadline: Instant::now() + QUEUE_WAIT };
         let id = self.site.engine.next_id();
-        let job = Job { id, prompt: self.prompt.clone(), scope: "".into(), sampling: Sampling::greedy(), limits };
+        let job = Job {
+            id,
+            prompt: self.prompt.clone(),
+            scope: "".into(),
+            sampling: Sampling::greedy(),
+            constraint: None,
+            limits,
+        };
         let mut events = self.site.engine.submit(job).expect("the engine is idle");
         let (mut tokens, mut first, mut last) = (Vec::new(), None, Instant::now());
         self.site.runtime.block_on(async {
             while let Some(event) = events.next().await {
                 match event {
-                    Event::Admitted { .. } | Event::Finished(_) => {}
+                    Event::Admitted | Event::Prefill { .. } | Event::Finished(_) => {}
                     Event::Token(token) => {
                         last = Instant::now();
                         first.get_or_insert(last);
-                        tokens.push(token);
+                        tokens.push(token.id);
                     }
                     Event::Failed(failure) => panic!("the engine failed: {failure}"),
                 }
@@ -179,7 +186,7 @@ pub fn start() -> Site {
     let text = site::text();
     let plan = registry::check(&checkpoint).expect("the default model is supported");
     Site::start(text, move || {
-        let settings = RunnerSettings { rows_max: ROWS, prefix_bytes_max: 0 };
+        let settings = RunnerSettings { rows_max: ROWS, memory: MemoryLimit::Bytes(u64::MAX), prefix_bytes_max: 0 };
         Runner::load(&checkpoint, &plan, settings, &|_| {}).map_err(|failure| StartFailure::Model(failure.to_string()))
     })
 }

@@ -104,8 +104,8 @@ pub struct Choice<'a> {
     pub index: usize,
     /// What was said.
     pub message: Message<'a>,
-    /// Always null for now.
-    pub logprobs: Option<()>,
+    /// Log probabilities, if asked for.
+    pub logprobs: Option<Logprobs<'a>>,
     /// Why it ended.
     pub finish_reason: FinishReason,
 }
@@ -120,6 +120,47 @@ pub struct Message<'a> {
     /// Always null: this server does not refuse in a channel of its own.
     pub refusal: Option<()>,
 }
+
+/// Log probabilities of an answer, or of a part of it.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Logprobs<'a> {
+    /// One entry a token.
+    pub content: &'a [TokenLogprob],
+    /// Always null: this server does not refuse in a channel of its own.
+    pub refusal: Option<()>,
+}
+
+impl<'a> Logprobs<'a> {
+    /// Of these tokens.
+    #[must_use]
+    pub fn of(content: &'a [TokenLogprob]) -> Self {
+        Self { content, refusal: None }
+    }
+}
+
+/// A token of an answer with its log probability.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TokenLogprob {
+    /// The token.
+    #[serde(flatten)]
+    pub token: Likely,
+    /// The likeliest tokens in its place, the likeliest first.
+    pub top_logprobs: Vec<Likely>,
+}
+
+/// A token and its natural log probability, before the temperature.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Likely {
+    /// Its text; bytes that are no text are shown as U+FFFD.
+    pub token: String,
+    /// At least [`LOGPROB_MIN`], which stands for what cannot come.
+    pub logprob: f32,
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// What OpenAI's API says of tokens that are as good as impossible; JSON has no infinity.
+pub const LOGPROB_MIN: f32 = -9999.0;
 
 /// One event of a stream.
 #[derive(Debug, Clone, Serialize)]
@@ -144,8 +185,8 @@ pub struct ChunkChoice<'a> {
     pub index: usize,
     /// The new part.
     pub delta: Delta<'a>,
-    /// Always null for now.
-    pub logprobs: Option<()>,
+    /// Log probabilities, if asked for.
+    pub logprobs: Option<Logprobs<'a>>,
     /// Set on the last chunk of this answer.
     pub finish_reason: Option<FinishReason>,
 }

@@ -29,6 +29,8 @@ pub struct Bounds {
     pub messages: usize,
     /// Tools per request.
     pub tools: usize,
+    /// Alternatives to each token whose log probabilities may be asked for.
+    pub top_logprobs: u32,
     /// A field without effect is an error.
     pub strict: bool,
 }
@@ -48,6 +50,10 @@ pub struct ChatRequest {
     pub sampling: Sampling,
     /// Most tokens to generate.
     pub tokens_max: Option<u32>,
+    /// Tokens before which the answer does not end by itself.
+    pub tokens_min: u32,
+    /// Log probabilities are returned, and those of so many alternatives to each token.
+    pub logprobs: Option<u32>,
     /// Strings that end the answer and are not part of it.
     pub stop: Vec<String>,
     /// Token ids that end the answer, besides the model's own.
@@ -72,6 +78,7 @@ pub struct Sampling {
     pub top_p: Option<f64>,
     pub top_k: Option<u32>,
     pub min_p: Option<f64>,
+    pub typical_p: Option<f64>,
     pub repetition_penalty: Option<f64>,
     pub presence_penalty: Option<f64>,
     pub frequency_penalty: Option<f64>,
@@ -115,6 +122,8 @@ impl ChatRequest {
             template_arguments: template_arguments(&mut fields)?,
             sampling: sampling(&mut fields, bounds)?,
             tokens_max: tokens_max(&mut fields)?,
+            tokens_min: fields.whole("min_tokens", 0..=i64::from(u32::MAX))?.map_or(0, small),
+            logprobs: logprobs(&mut fields, bounds)?,
             stop: stop(&mut fields, bounds)?,
             stop_token_ids: stop_token_ids(&mut fields)?,
             ignore_eos: fields.flag("ignore_eos")?.unwrap_or(false),
@@ -151,6 +160,7 @@ fn sampling(fields: &mut Fields, bounds: &Bounds) -> Result<Sampling, Invalid> {
         // -1 is vLLM's spelling of "all".
         top_k: fields.whole("top_k", -1..=i64::from(u32::MAX))?.map(|top_k| small(top_k.max(0))),
         min_p: fields.number("min_p", 0.0..=1.0)?,
+        typical_p: fields.number("typical_p", 0.0..=1.0)?,
         repetition_penalty: fields.number("repetition_penalty", 0.01..=10.0)?,
         presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?,
         frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?,
@@ -176,6 +186,15 @@ fn logit_bias(fields: &mut Fields, bounds: &Bounds) -> Result<Vec<(u32, f64)>, I
             Ok((id, bias))
         })
         .collect()
+}
+
+fn logprobs(fields: &mut Fields, bounds: &Bounds) -> Result<Option<u32>, Invalid> {
+    let wanted = fields.flag("logprobs")?.unwrap_or(false);
+    let top = fields.whole("top_logprobs", 0..=i64::from(bounds.top_logprobs))?.map_or(0, small);
+    if top > 0 && !wanted {
+        return Err(Invalid::value("top_logprobs", "`top_logprobs` needs `logprobs: true`"));
+    }
+    Ok(wanted.then_some(top))
 }
 
 fn tokens_max(fields: &mut Fields) -> Result<Option<u32>, Invalid> {
@@ -294,7 +313,8 @@ mod tests {
 
     use super::*;
 
-    const BOUNDS: Bounds = Bounds { n: 8, stop_strings: 4, logit_bias: 3, messages: 3, tools: 2, strict: false };
+    const BOUNDS: Bounds =
+        Bounds { n: 8, stop_strings: 4, logit_bias: 3, messages: 3, tools: 2, top_logprobs: 20, strict: false };
 
     fn body(extra: Value) -> Vec<u8> {
         let mut body = json!({ "messages": [{ "role": "user", "content": "hi" }] });
@@ -325,7 +345,7 @@ mod tests {
             "max_completion_tokens": 7.0, "stop_token_ids": [3], "ignore_eos": true, "timeout": 1.5,
             "chat_template_kwargs": { "enable_thinking": false }, "reasoning_effort": "low", "user": "u", "store": false,
             "tools": [{ "type": "function", "function": { "name": "f" } }], "tool_choice": "auto",
-            "response_format": { "type": "text" }, "logprobs": false, "best_of": 1, "modalities": ["text"]
+            "response_format": { "type": "text" }, "logprobs": true, "top_logprobs": 2, "typical_p": 0.7, "min_tokens": 3, "best_of": 1, "modalities": ["text"]
         }));
         let sampling = &request.sampling;
         assert_eq!((sampling.temperature, sampling.top_p, sampling.top_k), (Some(0.5), Some(0.9), Some(40)));
@@ -333,6 +353,7 @@ mod tests {
         assert_eq!((sampling.presence_penalty, sampling.frequency_penalty), (Some(-1.0), Some(2.0)));
         assert_eq!((sampling.logit_bias.as_slice(), sampling.seed), ([(5, -100.0)].as_slice(), Some(u64::MAX)));
         assert_eq!((request.tokens_max, request.n, request.ignore_eos), (Some(7), 2, true));
+        assert_eq!((request.tokens_min, request.logprobs, sampling.typical_p), (3, Some(2), Some(0.7)));
         assert_eq!((request.stop, request.stop_token_ids), (vec!["a".to_owned(), "b".to_owned()], vec![3]));
         assert_eq!(request.delivery, Delivery::Stream { include_usage: true });
         assert_eq!(request.timeout, Some(Duration::from_millis(1500)));
@@ -395,8 +416,8 @@ mod tests {
             { "tool_choice": "maybe" }, { "chat_template_kwargs": { "messages": [] } }, { "functions": [] },
             { "function_call": "auto" }, { "audio": {} }, { "modalities": ["text", "audio"] }, { "prediction": {} },
             { "web_search_options": {} }, { "best_of": 2 }, { "bad_words": ["a"] }, { "cache_salt": "x" },
-            { "prompt_embeds": "" }, { "guided_json": {} }, { "logprobs": true }, { "top_logprobs": 3 }, { "min_tokens": 1 },
-            { "typical_p": 0.5 }, { "response_format": { "type": "json_object" } }, { "response_format": { "type": "xml" } },
+            { "prompt_embeds": "" }, { "guided_json": {} }, { "logprobs": 1 }, { "top_logprobs": 3 }, { "min_tokens": -1 },
+            { "logprobs": true, "top_logprobs": 21 }, { "typical_p": 1.5 }, { "response_format": { "type": "json_object" } }, { "response_format": { "type": "xml" } },
             { "structured_outputs": {} }, { "thinking_budget": 5 }, { "model": 5 }
         ]);
         let Value::Array(cases) = cases else { unreachable!("written as an array above") };

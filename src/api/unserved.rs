@@ -43,10 +43,6 @@ pub(crate) fn refuse(fields: &mut Fields, names: &[String]) -> Result<(), Invali
     }
     neutral(fields, "best_of", &Value::from(1), "use `n`, which returns every answer")?;
     neutral(fields, "modalities", &serde_json::json!(["text"]), "this server generates text only")?;
-    neutral(fields, "logprobs", &Value::Bool(false), "log probabilities are not served yet")?;
-    neutral(fields, "top_logprobs", &Value::from(0), "log probabilities are not served yet")?;
-    neutral(fields, "min_tokens", &Value::from(0), "a least number of tokens is not served yet")?;
-    neutral_number(fields, "typical_p", 1.0, "use `top_p` or `min_p`")?;
     response_format(fields)
 }
 
@@ -54,15 +50,6 @@ pub(crate) fn refuse(fields: &mut Fields, names: &[String]) -> Result<(), Invali
 fn neutral(fields: &mut Fields, name: &str, value: &Value, instead: &str) -> Result<(), Invalid> {
     match fields.take(name) {
         Some(given) if given != *value => {
-            Err(Invalid::unsupported(name, format!("`{name}` other than {value} is not supported: {instead}")))
-        }
-        Some(_) | None => Ok(()),
-    }
-}
-
-fn neutral_number(fields: &mut Fields, name: &str, value: f64, instead: &str) -> Result<(), Invalid> {
-    match fields.number(name, 0.0..=1.0)? {
-        Some(given) if (given - value).abs() > f64::EPSILON => {
             Err(Invalid::unsupported(name, format!("`{name}` other than {value} is not supported: {instead}")))
         }
         Some(_) | None => Ok(()),

@@ -79,6 +79,7 @@ impl Opened {
                 runner::Progress::WarmUp => progress.beat(Unit::WarmUp),
             };
             Runner::load(checkpoint.as_ref(), &plan, settings, &report).map_err(|failure| match failure {
+                failure @ LoadFailure::Memory { .. } => StartFailure::Model(failure.to_string()),
                 LoadFailure::Checkpoint(error) => StartFailure::Model(error.to_string()),
                 LoadFailure::Device(error) => StartFailure::Device(error.to_string()),
             })

@@ -30,7 +30,7 @@ use crate::lifecycle::watch::{self, WatchSettings};
 use crate::ops::certs;
 use crate::platform::signals::{self, Caught};
 use crate::platform::{allocator, host, rlimits};
-use crate::runner::RunnerSettings;
+use crate::runner::{MemoryLimit, RunnerSettings};
 use crate::telemetry::logs::{self, Format};
 use crate::telemetry::metrics::Metrics;
 
@@ -241,7 +241,12 @@ fn start_engine(
 ) -> Result<Engine, Refusal> {
     let limits = settings.limits;
     let engine_settings = EngineSettings { queue_jobs_max: limits.queue_jobs, rows_max: limits.rows };
-    let runner_settings = RunnerSettings { rows_max: limits.rows, prefix_bytes_max: limits.prefix_cache_bytes };
+    let otherwise = host::memory_bytes_allowed() / 4 * 3;
+    let runner_settings = RunnerSettings {
+        rows_max: limits.rows,
+        memory: limits.memory_bytes.map_or(MemoryLimit::Recommended { otherwise }, MemoryLimit::Bytes),
+        prefix_bytes_max: limits.prefix_cache_bytes,
+    };
     tracing::info!(model = opened.card.id, "loading");
     #[cfg(feature = "fault")]
     let loader = {

@@ -7,10 +7,10 @@
 use mlx_rs::ops::{concatenate, zeros_dtype};
 
 use crate::kernels::{Heads, KeyValues};
-use crate::mlx::{Array, Dtype, Result, dim, slice};
+use crate::mlx::{Array, Dtype, Result, dim, eval, slice};
 
 /// Positions by which a buffer grows.
-const GROWTH_TOKENS: usize = 256;
+pub const GROWTH_TOKENS: u32 = 256;
 /// The axis of positions.
 const TOKEN_AXIS: usize = 2;
 
@@ -45,12 +45,26 @@ impl KvCache {
             let &[_, heads, _, width] = buffer.shape() else { unreachable!("a buffer has four dimensions") };
             let known =
                 slice(buffer, &[0; 4], &[1, heads.unsigned_abs() as usize, tokens, width.unsigned_abs() as usize])?;
-            let rest = room.next_multiple_of(GROWTH_TOKENS) - tokens;
-            let rest = zeros_dtype(&[1, heads, dim(rest), width], buffer.dtype())?;
-            fork.buffer = Some(concatenate(&[&known, &rest], dim(TOKEN_AXIS))?);
+            fork.buffer = Some(extended(&known, room)?);
             fork.tokens = tokens;
         }
         Ok(fork)
+    }
+
+    /// Sees to it that `count` more positions do not move the buffer while somebody refers to it. Moving one layer after the
+    /// other, each evaluated before the next, never holds more than one layer twice.
+    ///
+    /// # Errors
+    /// The memory was refused, or the device failed.
+    pub fn make_room(&mut self, count: usize) -> Result<()> {
+        let end = self.tokens + count;
+        if let Some(buffer) = self.buffer.take_if(|buffer| capacity(buffer) < end) {
+            let grown = extended(&buffer, end.max(self.reserved))?;
+            drop(buffer);
+            eval([&grown])?;
+            self.buffer = Some(grown);
+        }
+        Ok(())
     }
 
     /// Valid positions.
@@ -92,16 +106,12 @@ impl KeyValues for KvCache {
         {
             return Ok((buffer, self.tokens));
         }
-        let room = [
-            1,
-            dim(2 * heads.keys),
-            dim(end.max(self.reserved).next_multiple_of(GROWTH_TOKENS) - held),
-            dim(heads.width),
-        ];
-        let room = zeros_dtype(&room, dtype)?;
         let grown = match buffer {
-            None => room.contiguous()?,
-            Some(old) => concatenate(&[&old, &room], dim(TOKEN_AXIS))?,
+            Some(old) => extended(&old, end.max(self.reserved))?,
+            None => {
+                let positions = end.max(self.reserved).next_multiple_of(GROWTH_TOKENS as usize);
+                zeros_dtype(&[1, dim(2 * heads.keys), dim(positions), dim(heads.width)], dtype)?.contiguous()?
+            }
         };
         Ok((grown, self.tokens))
     }
@@ -113,6 +123,14 @@ impl KeyValues for KvCache {
     }
 }
 
+/// A buffer that begins like this one, with room for at least so many positions. Lazy.
+fn extended(buffer: &Array, positions: usize) -> Result<Array> {
+    let &[_, heads, held, width] = buffer.shape() else { unreachable!("a buffer has four dimensions") };
+    let rest = dim(positions.next_multiple_of(GROWTH_TOKENS as usize)) - held;
+    let rest = zeros_dtype(&[1, heads, rest, width], buffer.dtype())?;
+    Ok(concatenate(&[buffer, &rest], dim(TOKEN_AXIS))?)
+}
+
 /// Positions that a buffer has room for.
 fn capacity(array: &Array) -> usize {
     array.shape()[TOKEN_AXIS].unsigned_abs() as usize
@@ -121,7 +139,7 @@ fn capacity(array: &Array) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mlx::{eval, from_f32, gauges, slice_update, to_f32_vec};
+    use crate::mlx::{from_f32, gauges, reset_peak, slice_update, to_f32_vec};
 
     const HEADS: Heads = Heads { queries: 2, keys: 2, width: 4 };
 
@@ -156,6 +174,23 @@ mod tests {
             tokens += count;
             check(&cache, tokens);
         }
+    }
+
+    #[test]
+    fn making_room_moves_one_layer_at_a_time() {
+        let heads = Heads { queries: 64, keys: 64, width: 64 };
+        let wide = from_f32(&vec![1.0; 128 * 64 * 256], &[1, 128, 256, 64]);
+        let mut caches: Vec<KvCache> = (0..8).map(|_| KvCache::default()).collect();
+        caches.iter_mut().for_each(|cache| append(cache, heads, &wide));
+        eval(caches.iter().flat_map(KvCache::arrays)).expect("cpu");
+        reset_peak().expect("gauges");
+        caches.iter_mut().for_each(|cache| cache.make_room(1).expect("memory"));
+        let (bytes, layer) = (caches.iter().map(KvCache::bytes).sum::<u64>(), caches[0].bytes());
+        let gauges = gauges().expect("gauges");
+        // Other tests of this process have arrays too, but none of this size.
+        assert!(gauges.peak_bytes <= gauges.active_bytes + 2 * layer, "{gauges:?}, {bytes} in {} layers", caches.len());
+        append(&mut caches[0], heads, &wide);
+        assert_eq!((caches[0].tokens(), caches[0].bytes()), (512, layer));
     }
 
     #[test]

@@ -2,4 +2,4 @@
 
 mod contiguous;
 
-pub use contiguous::KvCache;
+pub use contiguous::{GROWTH_TOKENS, KvCache};

@@ -289,6 +289,14 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "512",
         "Megabytes of finished prompts' states kept for prompts that begin alike; 0 keeps none.",
     ),
+    setting(
+        "memory_limit_mb",
+        Limits,
+        Count(1, 1 << 24),
+        "",
+        "Megabytes for the model, the answers under way and all that is kept; without it, what the GPU's driver recommends, \
+         or three quarters of the memory that the process may use.",
+    ),
     setting("n", Limits, Count(1, 128), "8", "Answers per request."),
     setting("stop_strings", Limits, Count(0, 64), "4", "Stop strings per request."),
     setting("top_logprobs", Limits, Count(0, 100), "20", "Alternatives listed per token."),

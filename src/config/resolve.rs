@@ -111,6 +111,10 @@ fn limits(reader: &mut Reader) -> Limits {
         half_handshakes: reader.size("half_handshakes"),
         queue_jobs: reader.small("queue_jobs"),
         rows: reader.small("rows"),
+        memory_bytes: reader
+            .source("memory_limit_mb")
+            .is_some()
+            .then(|| u64::from(reader.small("memory_limit_mb")) << 20),
         prefix_cache_bytes: u64::from(reader.small("prefix_cache_mb")) << 20,
         n: reader.small("n"),
         stop_strings: reader.size("stop_strings"),

@@ -100,6 +100,8 @@ pub struct Limits {
     pub queue_jobs: u32,
     /// Rows generated at once.
     pub rows: u32,
+    /// Bytes for the model, rows and all that is kept; `None` is what the machine recommends.
+    pub memory_bytes: Option<u64>,
     /// Bytes of finished prompts' states that are kept.
     pub prefix_cache_bytes: u64,
     /// Answers per request.
@@ -151,6 +153,7 @@ impl Limits {
             half_handshakes: 64,
             queue_jobs: 64,
             rows: 8,
+            memory_bytes: None,
             prefix_cache_bytes: 512 << 20,
             n: 8,
             stop_strings: 4,

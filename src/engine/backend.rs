@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use crate::job::Sampling;
+use crate::job::{Constraint, Sampling, Token};
 
 /// A row's name, unique for the life of the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -21,13 +21,66 @@ pub struct Capacity {
     pub rows_max: u32,
     /// Prompt tokens evaluated per [`Backend::prefill`] call, sized at warm-up to take about 100 ms.
     pub prefill_chunk_tokens: u32,
+    /// What rows cost in memory, and what there is.
+    pub memory: Memory,
+}
+
+/// What a model and its rows take, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// For everything together.
+    pub bytes_max: u64,
+    /// Taken whatever runs: the weights, and the transients of the largest pass.
+    pub fixed_bytes: u64,
+    /// Of a row, for each token of prompt and answer.
+    pub token_bytes: u64,
+    /// Tokens for which a row takes memory at once.
+    pub step_tokens: u32,
+}
+
+impl Memory {
+    /// For backends that hold nothing worth counting.
+    pub const UNCOUNTED: Self = Self { bytes_max: u64::MAX, fixed_bytes: 0, token_bytes: 0, step_tokens: 1 };
+
+    /// What a row of so many tokens of prompt and answer takes at the end.
+    #[must_use]
+    pub fn row_bytes(&self, tokens: u32) -> u64 {
+        u64::from(tokens).next_multiple_of(u64::from(self.step_tokens)).saturating_mul(self.token_bytes)
+    }
+
+    /// What there is for rows, and for what finished ones left.
+    #[must_use]
+    pub fn rows_bytes_max(&self) -> u64 {
+        self.bytes_max.saturating_sub(self.fixed_bytes)
+    }
+}
+
+/// What a row is opened with.
+#[derive(Debug)]
+pub struct Ask<'a> {
+    /// Not empty, and fits the context.
+    pub prompt: &'a [u32],
+    /// What an earlier row left is used again only if that was of the same scope.
+    pub scope: &'a Arc<str>,
+    /// How tokens are chosen.
+    pub sampling: &'a Sampling,
+    /// What restricts them.
+    pub constraint: Option<Box<dyn Constraint>>,
+}
+
+impl<'a> Ask<'a> {
+    /// Without a constraint.
+    #[must_use]
+    pub fn new(prompt: &'a [u32], scope: &'a Arc<str>, sampling: &'a Sampling) -> Self {
+        Self { prompt, scope, sampling, constraint: None }
+    }
 }
 
 /// What one step produced for one row.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Decoded {
     /// The next token of the row.
-    Token(u32),
+    Token(Token),
     /// This row cannot go on (NaN logits, say); the others are untouched.
     Failed(String),
 }
@@ -39,18 +92,21 @@ pub struct DeviceFault(pub String);
 
 /// A loaded model that can run many rows. Called by one thread only, the one that built it and that drops it.
 ///
-/// A row is opened with its whole prompt, prefilled in chunks until [`Backend::prefill`] says that it is complete, then
+/// A row is opened with its whole prompt, begun, prefilled in chunks until [`Backend::prefill`] says that it is complete, then
 /// decoded. After each call a row's recorded tokens equal the tokens in its cache, whether or not it is closed next.
 pub trait Backend {
     /// What the model can take; constant.
     fn capacity(&self) -> Capacity;
 
-    /// Opens a row; evaluates nothing. `prompt` is not empty and fits the context. Returns how many of its first tokens
-    /// need not be evaluated, because what an earlier row of the same `scope` left is used again; fewer than all.
+    /// Opens a row; evaluates nothing.
+    fn open(&mut self, row: RowId, ask: Ask<'_>);
+
+    /// Called once, before the row's first prefill: how many of the prompt's first tokens need not be evaluated, because
+    /// what another row of the same scope has computed is used again; fewer than all.
     ///
     /// # Errors
     /// The device failed; nothing can go on.
-    fn open(&mut self, row: RowId, prompt: &[u32], scope: &Arc<str>, sampling: &Sampling) -> Result<u32, DeviceFault>;
+    fn begin(&mut self, row: RowId) -> Result<u32, DeviceFault>;
 
     /// Evaluates the next at most `tokens` prompt tokens of `row`; returns how many prompt tokens are left.
     ///
@@ -66,6 +122,12 @@ pub trait Backend {
 
     /// Ends a row between steps: what it ran ahead is accounted for, its memory is given back.
     fn close(&mut self, row: RowId);
+
+    /// Bytes of what finished rows left for prompts that begin alike.
+    fn kept_bytes(&self) -> u64;
+
+    /// Gives back what finished rows left, least recently used first, until it is at most so many bytes.
+    fn shed(&mut self, bytes_max: u64);
 
     /// Called when no row is open: gives memory back that only a busy engine needs.
     fn idle(&mut self);

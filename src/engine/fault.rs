@@ -2,12 +2,11 @@
 //! step of the real inference thread. It owns the words of `--fault`; the engine behind it is the one that ships.
 
 use std::str::FromStr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::engine::backend::{Backend, Capacity, Decoded, DeviceFault, RowId};
-use crate::job::Sampling;
+use crate::engine::backend::{Ask, Backend, Capacity, Decoded, DeviceFault, RowId};
+use crate::job::Token;
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +44,7 @@ pub enum Site {
     Decode,
     /// After a step, as if the choice of the token had failed.
     Sample,
-    /// As a row is opened.
+    /// As a row is begun.
     Cache,
     /// As a row is closed.
     Trim,
@@ -175,8 +174,10 @@ impl<B: Backend> Faulty<B> {
         for fault in self.faults.iter().filter(|fault| self.proved && fault.step <= self.step) {
             spoiled = match (fault.kind, spoiled) {
                 (Kind::Nan, _) if fault.step == self.step => Decoded::Failed("logits are not finite".to_owned()),
-                (Kind::Empty, Decoded::Token(_)) => Decoded::Token(self.stop_token),
-                (Kind::Wrong, Decoded::Token(token)) => Decoded::Token((token + 1) % self.inner.capacity().logit_width),
+                (Kind::Empty, Decoded::Token(_)) => Decoded::Token(self.stop_token.into()),
+                (Kind::Wrong, Decoded::Token(token)) => {
+                    Decoded::Token(Token { id: (token.id + 1) % self.inner.capacity().logit_width, ..token })
+                }
                 (_, kept) => kept,
             };
         }
@@ -189,9 +190,13 @@ impl<B: Backend> Backend for Faulty<B> {
         self.inner.capacity()
     }
 
-    fn open(&mut self, row: RowId, prompt: &[u32], scope: &Arc<str>, sampling: &Sampling) -> Result<u32, DeviceFault> {
+    fn open(&mut self, row: RowId, ask: Ask<'_>) {
+        self.inner.open(row, ask);
+    }
+
+    fn begin(&mut self, row: RowId) -> Result<u32, DeviceFault> {
         self.panic_if_due(Site::Cache);
-        self.inner.open(row, prompt, scope, sampling)
+        self.inner.begin(row)
     }
 
     fn prefill(&mut self, row: RowId, tokens: u32) -> Result<u32, DeviceFault> {
@@ -210,6 +215,14 @@ impl<B: Backend> Backend for Faulty<B> {
         self.panic_if_due(Site::Trim);
         self.inner.close(row);
         self.proved = true;
+    }
+
+    fn kept_bytes(&self) -> u64 {
+        self.inner.kept_bytes()
+    }
+
+    fn shed(&mut self, bytes_max: u64) {
+        self.inner.shed(bytes_max);
     }
 
     fn idle(&mut self) {

@@ -16,8 +16,8 @@ use crate::lifecycle::Lifecycle;
 use crate::lifecycle::phase::Phase;
 use crate::platform::clock;
 
-/// Events besides tokens: admission and the terminal one.
-const EVENTS_BESIDE_TOKENS: usize = 2;
+/// Events besides tokens: admission, prefill and the terminal one.
+const EVENTS_BESIDE_TOKENS: usize = 3;
 
 /// Why a job was not taken. Known at once; nothing waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +26,13 @@ pub enum Refusal {
     QueueFull {
         /// Whole seconds for the `Retry-After` header.
         retry_after_seconds: u32,
+    },
+    /// The job needs more memory than there is, whatever else runs.
+    TooLarge {
+        /// What the model and the job's row take together.
+        bytes: u64,
+        /// What everything may take.
+        bytes_max: u64,
     },
     /// The process cannot answer in this phase.
     NotReady(Phase),
@@ -79,7 +86,7 @@ impl Handle {
     /// Hands a job over. Never waits; the caller reads [`Events`] until the terminal one, or drops it to cancel.
     ///
     /// # Errors
-    /// The queue is full, or the process cannot answer in its phase. Nothing was queued then.
+    /// The queue is full, the memory too small, or the process cannot answer in its phase. Nothing was queued then.
     pub fn submit(&self, job: Job) -> Result<Events, Refusal> {
         let phase = self.lifecycle.phase.now();
         let Some(capacity) = self.capacity() else { return Err(Refusal::NotReady(phase)) };
@@ -92,6 +99,11 @@ impl Handle {
         let context = capacity.context_tokens as usize;
         assert!(job.prompt.len() + job.limits.tokens_max as usize <= context, "the edge checks the context");
 
+        let memory = capacity.memory;
+        let bytes = memory.fixed_bytes.saturating_add(memory.row_bytes(job.tokens()));
+        if bytes > memory.bytes_max {
+            return Err(Refusal::TooLarge { bytes, bytes_max: memory.bytes_max });
+        }
         if !self.lifecycle.heartbeat.try_enqueue(self.shared.queue_jobs_max) {
             return Err(Refusal::QueueFull { retry_after_seconds: self.retry_after_seconds() });
         }

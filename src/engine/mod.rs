@@ -1,6 +1,7 @@
 //! The engine: one thread that admits, steps and publishes. It owns the queue, the rows and the terminal event of every
 //! job; it refuses to know `mlx_rs`, strings, status codes and model names.
 
+mod admit;
 pub mod backend;
 mod command;
 #[cfg(feature = "fault")]
@@ -9,6 +10,7 @@ pub mod handle;
 mod pace;
 mod row;
 mod scheduler;
+pub mod stepped;
 mod thread;
 mod waiting;
 

@@ -9,7 +9,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use crate::engine::backend::{Decoded, RowId};
 use crate::engine::command::Submission;
 use crate::engine::scheduler::RowView;
-use crate::job::{Event, Failure, Finish, Finished, Job, Timings, Usage};
+use crate::job::{Event, Failure, Finish, Finished, Job, Timings, Token, Usage};
 
 /// What one decoded token did to its row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +31,8 @@ pub(crate) struct Row {
     events: Option<mpsc::Sender<Event>>,
     /// Prompt tokens not yet evaluated.
     pub(crate) prompt_left: u32,
+    /// Nothing was asked of the backend yet.
+    begins: bool,
     /// Tokens produced, a stop token included.
     produced: u32,
     /// When the job was accepted, admitted, and gave its first token.
@@ -41,22 +43,37 @@ pub(crate) struct Row {
 
 impl Row {
     /// Admits a waiting job and tells its reader.
-    pub(crate) fn admit(id: RowId, submission: Submission, cached_tokens: u32) -> Self {
+    pub(crate) fn admit(id: RowId, submission: Submission) -> Self {
         let Submission { job, events, accepted, .. } = submission;
         // A reader that has left is found by `is_cancelled` before any work is spent.
-        let _ = events.try_send(Event::Admitted { cached_tokens });
-        let prompt_tokens = u32::try_from(job.prompt.len()).expect("the prompt fits the context, which is a u32");
-        assert!(cached_tokens < prompt_tokens, "something of a prompt is always evaluated");
-        let prompt_left = prompt_tokens - cached_tokens;
+        let _ = events.try_send(Event::Admitted);
+        let prompt_left = u32::try_from(job.prompt.len()).expect("the prompt fits the context, which is a u32");
         Self {
             id,
             job,
             events: Some(events),
             prompt_left,
+            begins: true,
             produced: 0,
             accepted,
             admitted: Instant::now(),
             first_token: None,
+        }
+    }
+
+    /// Whether its prompt was not begun.
+    pub(crate) fn begins(&self) -> bool {
+        self.begins
+    }
+
+    /// So many of the prompt's first tokens are there already.
+    pub(crate) fn begin(&mut self, cached_tokens: u32) {
+        assert!(cached_tokens < self.prompt_left, "something of a prompt is always evaluated");
+        self.begins = false;
+        self.prompt_left -= cached_tokens;
+        if let Some(events) = &self.events {
+            // As in `admit`.
+            let _ = events.try_send(Event::Prefill { cached_tokens });
         }
     }
 
@@ -91,12 +108,12 @@ impl Row {
         }
     }
 
-    fn take_token(&mut self, token: u32) -> Outcome {
+    fn take_token(&mut self, token: Token) -> Outcome {
         assert!(self.prompt_left == 0, "a row decodes only when its prompt is complete");
         assert!(self.produced < self.job.limits.tokens_max, "a row that reached its limit was closed");
         self.first_token.get_or_insert_with(Instant::now);
         self.produced += 1;
-        if self.job.limits.stop_tokens.contains(&token) {
+        if self.job.limits.stop_tokens.contains(&token.id) {
             self.finish(Finish::Stop);
             return Outcome::Ended;
         }

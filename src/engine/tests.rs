@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use crate::engine::backend::{Backend, Capacity, Decoded, DeviceFault, RowId};
+use crate::engine::backend::{Ask, Backend, Capacity, Decoded, DeviceFault, Memory, RowId};
 use crate::engine::handle::{Events, Handle, Refusal};
 use crate::engine::{Engine, EngineSettings};
 use crate::job::{Event, Failure, Finish, Job, Limits, Sampling};
@@ -57,14 +57,24 @@ impl Oracle {
 
 impl Backend for Oracle {
     fn capacity(&self) -> Capacity {
-        Capacity { context_tokens: 4_096, logit_width: WIDTH, rows_max: self.rows_max, prefill_chunk_tokens: CHUNK }
+        Capacity {
+            context_tokens: 4_096,
+            logit_width: WIDTH,
+            rows_max: self.rows_max,
+            prefill_chunk_tokens: CHUNK,
+            memory: Memory::UNCOUNTED,
+        }
     }
 
-    fn open(&mut self, row: RowId, prompt: &[u32], _: &Arc<str>, _: &Sampling) -> Result<u32, DeviceFault> {
+    fn open(&mut self, row: RowId, ask: Ask<'_>) {
         assert!(u32::try_from(self.rows.len()).expect("few") < self.rows_max, "no more rows than the backend takes");
         self.seen.lock().expect("no test panics with it").opened += 1;
-        let left = u32::try_from(prompt.len()).expect("short");
-        assert!(self.rows.insert(row, (prompt.to_vec(), left, 0)).is_none(), "a row is opened once");
+        let left = u32::try_from(ask.prompt.len()).expect("short");
+        assert!(self.rows.insert(row, (ask.prompt.to_vec(), left, 0)).is_none(), "a row is opened once");
+    }
+
+    fn begin(&mut self, row: RowId) -> Result<u32, DeviceFault> {
+        assert!(self.rows.contains_key(&row), "an open row");
         Ok(0)
     }
 
@@ -85,7 +95,7 @@ impl Backend for Oracle {
             if prompt.contains(&POISON) {
                 Decoded::Failed("poison".to_owned())
             } else {
-                Decoded::Token(oracle(prompt, *produced - 1))
+                Decoded::Token(oracle(prompt, *produced - 1).into())
             }
         };
         Ok(rows.iter().map(|row| one(row, &mut self.rows)).collect())
@@ -96,6 +106,12 @@ impl Backend for Oracle {
         self.seen.lock().expect("no test panics with it").closed += 1;
         assert!(self.rows.remove(&row).is_some(), "a row is closed once");
     }
+
+    fn kept_bytes(&self) -> u64 {
+        0
+    }
+
+    fn shed(&mut self, _: u64) {}
 
     fn idle(&mut self) {
         assert!(self.rows.is_empty(), "idle means that no row is open");
@@ -147,6 +163,7 @@ impl Rig {
             prompt: prompt.to_vec(),
             scope: Arc::from(""),
             sampling: Sampling::greedy(),
+            constraint: None,
             limits: Limits { tokens_max, stop_tokens: Vec::new(), queue_deadline },
         })
     }
@@ -165,8 +182,8 @@ impl Rig {
         let mut tokens = Vec::new();
         loop {
             match self.next(events).expect("a terminal event comes before the end") {
-                Event::Admitted { .. } => {}
-                Event::Token(token) => tokens.push(token),
+                Event::Admitted | Event::Prefill { .. } => {}
+                Event::Token(token) => tokens.push(token.id),
                 end @ (Event::Finished(_) | Event::Failed(_)) => return (tokens, end),
             }
         }
@@ -201,7 +218,7 @@ fn a_job_gets_its_own_tokens_and_one_end() {
 fn o1_a_full_queue_refuses_at_once_and_nothing_is_lost() {
     let rig = Rig::new(3, 1, true);
     let mut running = rig.submit(&[1], 1).expect("room");
-    assert_eq!(rig.next(&mut running), Some(Event::Admitted { cached_tokens: 0 }));
+    assert_eq!(rig.next(&mut running), Some(Event::Admitted));
     let mut waiting: Vec<Events> = (0..3).map(|index| rig.submit(&[2 + index], 1).expect("room")).collect();
     for _ in 0..30 {
         assert!(matches!(rig.submit(&[9], 1), Err(Refusal::QueueFull { retry_after_seconds: 1..=60 })));
@@ -217,7 +234,7 @@ fn o1_a_full_queue_refuses_at_once_and_nothing_is_lost() {
 fn o2_a_job_past_its_queue_deadline_is_refused_without_a_step() {
     let rig = Rig::new(3, 1, true);
     let mut running = rig.submit(&[1], 1).expect("room");
-    assert_eq!(rig.next(&mut running), Some(Event::Admitted { cached_tokens: 0 }));
+    assert_eq!(rig.next(&mut running), Some(Event::Admitted));
     let mut late = rig.submit_until(&[2], 1, Instant::now()).expect("room");
     (0..2).for_each(|_| rig.step());
     assert_eq!(rig.finish(&mut late), (Vec::new(), Event::Failed(Failure::QueueTimeout)));
@@ -231,10 +248,11 @@ fn o2_a_job_past_its_queue_deadline_is_refused_without_a_step() {
 fn o3_a_dropped_reader_frees_its_row_within_one_step_running_or_waiting() {
     let rig = Rig::new(3, 1, true);
     let mut leaves = rig.submit(&[1], 1_000).expect("room");
-    assert_eq!(rig.next(&mut leaves), Some(Event::Admitted { cached_tokens: 0 }));
+    assert_eq!(rig.next(&mut leaves), Some(Event::Admitted));
     (0..4).for_each(|_| rig.step());
+    assert_eq!(rig.next(&mut leaves), Some(Event::Prefill { cached_tokens: 0 }));
     for index in 0..3 {
-        assert_eq!(rig.next(&mut leaves), Some(Event::Token(oracle(&[1], index))));
+        assert_eq!(rig.next(&mut leaves), Some(Event::Token(oracle(&[1], index).into())));
     }
     let waiting = rig.submit(&[2], 5).expect("room");
     let mut stays = rig.submit(&[3], 2).expect("room");
@@ -261,7 +279,7 @@ fn e5_a_row_that_fails_ends_alone() {
 fn e7_a_panic_fails_everyone_running_and_waiting_and_the_phase_is_dead() {
     let rig = Rig::new(8, 2, true);
     let mut running = rig.submit(&[1], 1_000).expect("room");
-    assert_eq!(rig.next(&mut running), Some(Event::Admitted { cached_tokens: 0 }));
+    assert_eq!(rig.next(&mut running), Some(Event::Admitted));
     let mut bomb = rig.submit(&[BOMB], 5).expect("room");
     let mut waiting = rig.submit(&[2], 5).expect("room");
     (0..8).for_each(|_| rig.step());
@@ -281,7 +299,7 @@ fn e7_a_panic_fails_everyone_running_and_waiting_and_the_phase_is_dead() {
 fn a_dead_process_tells_readers_even_while_the_thread_hangs() {
     let rig = Rig::new(8, 1, true);
     let mut hung = rig.submit(&[1], 5).expect("room");
-    assert_eq!(rig.next(&mut hung), Some(Event::Admitted { cached_tokens: 0 }));
+    assert_eq!(rig.next(&mut hung), Some(Event::Admitted));
     rig.lifecycle.die("no progress for 60.0 s after decode_step");
     let (_, end) = rig.finish(&mut hung);
     assert!(matches!(end, Event::Failed(Failure::EngineDead(reason)) if reason.contains("no progress")));

@@ -8,15 +8,17 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
-use crate::engine::backend::{Backend, Capacity, Decoded, DeviceFault, RowId};
+use crate::engine::admit::{Candidate, Room, Served};
+use crate::engine::backend::{Ask, Backend, Capacity, Decoded, DeviceFault, RowId};
 use crate::engine::command::Command;
 use crate::engine::handle::Shared;
 use crate::engine::row::{Outcome, Row};
 use crate::engine::scheduler::{self, RowView};
 use crate::engine::waiting::Waiting;
-use crate::job::{Event, Failure, Sampling};
+use crate::job::{Event, Failure, Job, Sampling};
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::heartbeat::Unit;
+use crate::platform::allocator;
 
 /// An idle thread looks up this often, to show that it is alive.
 const IDLE_BEAT: Duration = Duration::from_secs(1);
@@ -32,7 +34,7 @@ enum End {
 
 /// What to do after looking at the commands.
 #[derive(Debug, PartialEq, Eq)]
-enum Heard {
+pub(crate) enum Heard {
     /// Go on with a round.
     Work,
     /// End.
@@ -45,7 +47,11 @@ pub(crate) struct Inference<B: Backend> {
     waiting: Waiting,
     commands: Receiver<Command>,
     rows_max: u32,
+    /// Who got a row when.
+    served: Served,
     next_row: u64,
+    /// Prefill calls since the start.
+    chunks: u64,
     /// Rows were closed since the backend was last told that it is idle.
     used: bool,
     lifecycle: Arc<Lifecycle>,
@@ -67,12 +73,24 @@ impl<B: Backend> Inference<B> {
             waiting: Waiting::new(Arc::clone(&lifecycle)),
             commands,
             rows_max,
+            served: Served::default(),
             next_row: 1,
+            chunks: 0,
             used: false,
             lifecycle,
             shared,
             backend,
         }
+    }
+
+    /// What computes.
+    pub(crate) fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// What computes, between two turns.
+    pub(crate) fn backend_mut(&mut self) -> &mut B {
+        &mut self.backend
     }
 
     /// What the model can take.
@@ -84,16 +102,17 @@ impl<B: Backend> Inference<B> {
     pub(crate) fn prove(&mut self) -> Result<(), DeviceFault> {
         let row = self.fresh_row();
         let capacity = self.backend.capacity();
-        self.backend.open(row, &[0], &Arc::from(""), &Sampling::greedy())?;
+        self.backend.open(row, Ask::new(&[0], &Arc::from(""), &Sampling::greedy()));
+        assert_eq!(self.backend.begin(row)?, 0, "something of a prompt is always evaluated");
         let left = self.backend.prefill(row, capacity.prefill_chunk_tokens)?;
         assert_eq!(left, 0, "a one-token prompt is one chunk");
         let decoded = self.backend.decode(&[row])?;
         self.backend.close(row);
         match decoded.as_slice() {
-            [Decoded::Token(token)] if *token < capacity.logit_width => Ok(()),
+            [Decoded::Token(token)] if token.id < capacity.logit_width => Ok(()),
             [Decoded::Token(token)] => Err(DeviceFault(format!(
-                "the first token {token} is outside the vocabulary of {}",
-                capacity.logit_width
+                "the first token {} is outside the vocabulary of {}",
+                token.id, capacity.logit_width
             ))),
             [Decoded::Failed(reason)] => Err(DeviceFault(format!("the first token failed: {reason}"))),
             other => Err(DeviceFault(format!("one row gave {} tokens", other.len()))),
@@ -127,35 +146,58 @@ impl<B: Backend> Inference<B> {
 
     fn run(&mut self) -> End {
         loop {
-            if self.hear() == Heard::Stop {
+            if self.wait() == Heard::Stop {
                 return End::Stopped;
             }
-            self.sweep();
-            if let Err(fault) = self.round() {
-                return End::Fault(fault);
+            match self.turn(Instant::now()) {
+                Ok(Heard::Work) => {}
+                Ok(Heard::Stop) => return End::Stopped,
+                Err(fault) => return End::Fault(fault),
             }
         }
     }
 
-    /// Takes every command that is there; waits for one only when there is nothing to do.
-    fn hear(&mut self) -> Heard {
-        if self.rows.is_empty() && self.waiting.len() == 0 {
-            if self.used {
-                self.backend.idle();
-                self.used = false;
-            }
-            match self.commands.recv_timeout(IDLE_BEAT) {
-                Ok(command) => {
-                    // The idle clock ends where work begins, so that a stall is measured from here.
-                    self.lifecycle.heartbeat.beat(Unit::Idle);
-                    if self.obey(command) == Heard::Stop {
-                        return Heard::Stop;
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => self.lifecycle.heartbeat.beat(Unit::Idle),
-                Err(RecvTimeoutError::Disconnected) => return Heard::Stop,
-            }
+    /// One turn: commands that are there, those who left, a round of work.
+    pub(crate) fn turn(&mut self, now: Instant) -> Result<Heard, DeviceFault> {
+        if self.hear() == Heard::Stop {
+            return Ok(Heard::Stop);
         }
+        self.sweep(now);
+        self.round()?;
+        Ok(Heard::Work)
+    }
+
+    /// Whether there is nothing to do but to wait for a command.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.rows.is_empty() && self.waiting.len() == 0
+    }
+
+    /// Waits for a command, if there is nothing to do.
+    fn wait(&mut self) -> Heard {
+        if !self.is_idle() {
+            return Heard::Work;
+        }
+        if self.used {
+            self.backend.idle();
+            allocator::give_back_free_blocks();
+            self.used = false;
+        }
+        match self.commands.recv_timeout(IDLE_BEAT) {
+            Ok(command) => {
+                // The idle clock ends where work begins, so that a stall is measured from here.
+                self.lifecycle.heartbeat.beat(Unit::Idle);
+                self.obey(command)
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                self.lifecycle.heartbeat.beat(Unit::Idle);
+                Heard::Work
+            }
+            Err(RecvTimeoutError::Disconnected) => Heard::Stop,
+        }
+    }
+
+    /// Takes every command that is there.
+    fn hear(&mut self) -> Heard {
         loop {
             match self.commands.try_recv() {
                 Ok(command) => {
@@ -180,41 +222,54 @@ impl<B: Backend> Inference<B> {
     }
 
     /// Lets those go whose readers have left, running or waiting.
-    fn sweep(&mut self) {
-        self.waiting.sweep(Instant::now());
+    fn sweep(&mut self, now: Instant) {
+        self.waiting.sweep(now);
         let cancelled: Vec<RowId> = self.rows.iter().filter(|row| row.is_cancelled()).map(|row| row.id).collect();
         for row in cancelled {
             self.close(row);
         }
     }
 
-    /// One round: admit, decode all, one prefill chunk.
+    /// One round: admit, decode all, one chunk of prompts.
     fn round(&mut self) -> Result<(), DeviceFault> {
+        self.admit();
         let views: Vec<RowView> = self.rows.iter().map(Row::view).collect();
-        let round = scheduler::plan(self.waiting.len(), &views, self.rows_max);
-        if round.is_idle() {
-            return Ok(());
-        }
-        for _ in 0..round.admit {
-            self.admit()?;
-        }
+        let round = scheduler::plan(&views, self.backend.capacity().prefill_chunk_tokens, self.chunks);
         if !round.decode.is_empty() {
             self.decode(&round.decode)?;
         }
-        if let Some(row) = round.prefill {
-            self.prefill(row)?;
+        for (row, tokens) in round.prefill {
+            self.prefill(row, tokens)?;
         }
         Ok(())
     }
 
-    fn admit(&mut self) -> Result<(), DeviceFault> {
-        let Some(submission) = self.waiting.pop() else { return Ok(()) };
-        let (id, job) = (self.fresh_row(), &submission.job);
-        let cached_tokens = self.backend.open(id, &job.prompt, &job.scope, &job.sampling)?;
-        tracing::debug!(job = job.id.0, row = id.0, prompt_tokens = job.prompt.len(), cached_tokens, "admitted");
-        self.rows.push(Row::admit(id, submission, cached_tokens));
-        self.publish();
-        Ok(())
+    /// Gives rows to those who wait, as long as there are rows and memory.
+    fn admit(&mut self) {
+        let memory = self.backend.capacity().memory;
+        let bytes = |job: &Job| memory.row_bytes(job.tokens());
+        while self.waiting.len() > 0 {
+            let open: Vec<&Arc<str>> = self.rows.iter().map(|row| &row.job().scope).collect();
+            let taken: u64 = self.rows.iter().map(|row| bytes(row.job())).sum();
+            let left = memory.rows_bytes_max().saturating_sub(taken);
+            let rows = self.rows_max - u32::try_from(open.len()).expect("bounded by rows_max, a u32");
+            let waiting = self.waiting.jobs().map(|job| Candidate { scope: &job.scope, bytes: bytes(job) });
+            let Some(place) = self.served.next(waiting, &open, Room { rows, bytes: left }) else { return };
+            let mut submission = self.waiting.take(place).expect("the place of a waiting job");
+            // What finished rows left has the memory that no open row may need.
+            let left = left - bytes(&submission.job);
+            if self.backend.kept_bytes() > left {
+                self.backend.shed(left);
+            }
+            let (id, constraint) = (self.fresh_row(), submission.job.constraint.take());
+            let job = &submission.job;
+            let ask = Ask { prompt: &job.prompt, scope: &job.scope, sampling: &job.sampling, constraint };
+            self.backend.open(id, ask);
+            tracing::debug!(job = job.id.0, row = id.0, prompt_tokens = job.prompt.len(), "admitted");
+            self.served.note(&job.scope);
+            self.rows.push(Row::admit(id, submission));
+            self.publish();
+        }
     }
 
     fn decode(&mut self, ids: &[RowId]) -> Result<(), DeviceFault> {
@@ -230,10 +285,16 @@ impl<B: Backend> Inference<B> {
         Ok(())
     }
 
-    fn prefill(&mut self, id: RowId) -> Result<(), DeviceFault> {
-        let left = self.backend.prefill(id, self.backend.capacity().prefill_chunk_tokens)?;
-        self.lifecycle.heartbeat.beat(Unit::PrefillChunk);
+    fn prefill(&mut self, id: RowId, tokens: u32) -> Result<(), DeviceFault> {
         let row = self.rows.iter_mut().find(|row| row.id == id).expect("a prefilled row is open");
+        if row.begins() {
+            let cached_tokens = self.backend.begin(id)?;
+            tracing::debug!(job = row.job().id.0, row = id.0, cached_tokens, "begun");
+            row.begin(cached_tokens);
+        }
+        let left = self.backend.prefill(id, tokens)?;
+        self.chunks += 1;
+        self.lifecycle.heartbeat.beat(Unit::PrefillChunk);
         assert!(left < row.prompt_left, "a prefill chunk evaluates at least one token");
         row.prompt_left = left;
         Ok(())
@@ -254,7 +315,7 @@ impl<B: Backend> Inference<B> {
         self.lifecycle.heartbeat.set_running(u32::try_from(self.rows.len()).expect("bounded by rows_max, a u32"));
     }
 
-    fn fail_everyone(&mut self, failure: &Failure) {
+    pub(crate) fn fail_everyone(&mut self, failure: &Failure) {
         for mut row in self.rows.drain(..) {
             row.end(Event::Failed(failure.clone()));
         }

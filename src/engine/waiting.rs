@@ -1,4 +1,4 @@
-//! Jobs accepted and not yet admitted, in the order of arrival. It owns the agreement between this list and the queue
+//! Jobs accepted and not yet admitted, in the order of arrival; who is next is decided in `admit`. It owns the agreement between this list and the queue
 //! gauge of the heartbeat: whoever leaves here leaves there.
 
 use std::collections::VecDeque;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::engine::command::Submission;
-use crate::job::Failure;
+use crate::job::{Failure, Job};
 use crate::lifecycle::Lifecycle;
 
 /// The waiting jobs; bounded because each took a place in the heartbeat's queue gauge before it was sent here.
@@ -30,9 +30,14 @@ impl Waiting {
         self.lifecycle.heartbeat.set_queue_oldest(self.oldest_ms());
     }
 
-    /// The oldest job, which leaves the queue.
-    pub(crate) fn pop(&mut self) -> Option<Submission> {
-        let submission = self.jobs.pop_front()?;
+    /// The jobs in the order of arrival.
+    pub(crate) fn jobs(&self) -> impl Iterator<Item = &Job> {
+        self.jobs.iter().map(|submission| &submission.job)
+    }
+
+    /// The job at this place, which leaves the queue.
+    pub(crate) fn take(&mut self, place: usize) -> Option<Submission> {
+        let submission = self.jobs.remove(place)?;
         self.lifecycle.heartbeat.dequeue(self.oldest_ms());
         Some(submission)
     }
@@ -59,7 +64,7 @@ impl Waiting {
 
     /// Refuses everyone.
     pub(crate) fn fail_all(&mut self, failure: &Failure) {
-        while let Some(submission) = self.pop() {
+        while let Some(submission) = self.take(0) {
             submission.refuse(failure.clone());
         }
     }

@@ -11,7 +11,7 @@ use hyper::{Response, StatusCode};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use crate::api::answer::{ChatCompletion, Choice, FinishReason, Head, Message, Timings};
+use crate::api::answer::{ChatCompletion, Choice, FinishReason, Head, Logprobs, Message, Timings};
 use crate::api::chat::Delivery;
 use crate::api::error::Invalid;
 use crate::api::ignored;
@@ -52,6 +52,7 @@ pub(crate) async fn complete(
                 generation,
                 head: answer_head("chat.completion.chunk", &served.card),
                 n: prepared.n,
+                logprobs: prepared.logprobs,
                 include_usage,
                 ping: state.settings.times.ping,
                 write_stall: state.settings.times.write_stall,
@@ -80,12 +81,16 @@ async fn blocking(state: &Arc<State>, bytes: bytes::Bytes) -> Result<Prepared, P
 /// One JSON body, once every answer is complete.
 async fn whole(mut generation: Generation, prepared: &Prepared, card: &ModelCard) -> Result<Response<Body>, Problem> {
     let mut texts = vec![String::new(); prepared.n as usize];
+    let mut logprobs = vec![Vec::new(); prepared.n as usize];
     let mut reasons = vec![FinishReason::Stop; prepared.n as usize];
     let mut completion_tokens = 0;
     let mut last: Option<Timings> = None;
     loop {
         match generation.next().await {
-            Step::Text { index, text } => texts[index].push_str(&text),
+            Step::Text { index, text, logprobs: more } => {
+                texts[index].push_str(&text);
+                logprobs[index].extend(more);
+            }
             Step::Ended { index, ending } => {
                 reasons[index] = ending.reason;
                 completion_tokens += u64::from(ending.completion_tokens);
@@ -98,7 +103,7 @@ async fn whole(mut generation: Generation, prepared: &Prepared, card: &ModelCard
     let choices = texts.iter().zip(reasons).enumerate().map(|(index, (text, finish_reason))| Choice {
         index,
         message: Message { role: "assistant", content: text, refusal: None },
-        logprobs: None,
+        logprobs: prepared.logprobs.then(|| Logprobs::of(&logprobs[index])),
         finish_reason,
     });
     let answer = ChatCompletion {

@@ -62,6 +62,12 @@ pub(crate) enum Problem {
     /// The queue is full.
     #[error("the queue is full; come back later")]
     QueueFull { retry_after_seconds: u32 },
+    /// The request needs more memory than there is, whatever else runs.
+    #[error(
+        "the request needs {} MiB of memory with the model, and {} MiB may be used; ask for fewer tokens, or start the \
+         server with a larger --memory-limit-mb", .bytes.div_ceil(1 << 20), .bytes_max >> 20
+    )]
+    MemoryShort { bytes: u64, bytes_max: u64 },
     /// The process cannot answer in this phase.
     #[error("the server cannot answer, it is {phase}{}", reason_shown(.reason.as_deref()))]
     NotReady { phase: Phase, reason: Option<String>, retry_after_seconds: u32 },
@@ -109,6 +115,7 @@ impl Problem {
             Self::HeadersTooMany => (S::REQUEST_HEADER_FIELDS_TOO_LARGE, MISTAKE, "headers_too_many"),
             Self::QueueFull { .. } => (S::TOO_MANY_REQUESTS, "rate_limit_error", "queue_full"),
             Self::NotReady { phase, .. } => (S::SERVICE_UNAVAILABLE, OURS, phase.as_str()),
+            Self::MemoryShort { .. } => (S::SERVICE_UNAVAILABLE, OURS, "memory_short"),
             Self::Draining => (S::SERVICE_UNAVAILABLE, OURS, "draining"),
             Self::Failed(Failure::QueueTimeout) => (S::SERVICE_UNAVAILABLE, OURS, "queue_timeout"),
             Self::Failed(Failure::Row(_)) => (S::INTERNAL_SERVER_ERROR, OURS, "generation_failed"),

@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use tokio::time::Sleep;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use crate::api::answer::{FinishReason, Timings, Usage};
+use crate::api::answer::{FinishReason, Timings, TokenLogprob, Usage};
 use crate::engine::handle::{Events, Handle, Refusal};
 use crate::http::error::Problem;
+use crate::http::logprobs::Withheld;
 use crate::http::prepare::Prepared;
 use crate::http::{Served, State};
-use crate::job::{self, Event, Failure, Finish, Finished};
+use crate::job::{self, Event, Failure, Finish, Finished, Token};
 use crate::lifecycle::Lifecycle;
 use crate::telemetry::metrics::{FinishLabel, Metrics};
 use crate::text::detokenizer::Detokenizer;
@@ -28,8 +29,8 @@ const QUEUE_GRACE: Duration = Duration::from_millis(100);
 /// What happened next.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Step {
-    /// An answer has more text; never empty.
-    Text { index: usize, text: String },
+    /// An answer has more text, or log probabilities of what it had; never neither.
+    Text { index: usize, text: String, logprobs: Vec<TokenLogprob> },
     /// An answer is complete.
     Ended { index: usize, ending: Ending },
     /// There is no answer; all choices are gone.
@@ -79,6 +80,8 @@ struct Choice {
     events: Option<Events>,
     /// `None` once its end was taken.
     text: Option<(Detokenizer, StopStrings)>,
+    /// Log probabilities whose tokens' text is not let out, if they were asked for.
+    logprobs: Option<Withheld>,
     tokens: u32,
     has_text: bool,
     admitted: Option<Instant>,
@@ -111,7 +114,7 @@ impl Generation {
             let deadline = if index == 0 { queue_deadline } else { request_deadline };
             let job = prepared.job(state.engine.next_id(), scope, index, deadline);
             let events = state.engine.submit(job).map_err(|refusal| refused(state, refusal))?;
-            choices.push(Choice::new(events, served, &prepared.stop));
+            choices.push(Choice::new(events, served, prepared));
         }
         let prompt_tokens = u32::try_from(prepared.prompt.len()).expect("the context is a u32 of tokens");
         state.metrics.prompt_tokens.inc_by(u64::from(prompt_tokens));
@@ -187,21 +190,25 @@ impl Generation {
 
     fn take(&mut self, index: usize, event: Event) {
         match event {
-            Event::Admitted { cached_tokens } => {
+            Event::Admitted => {
                 self.choices[index].admitted = Some(Instant::now());
-                if self.waits {
-                    self.cached_tokens = cached_tokens;
-                }
                 self.waits = false;
                 self.alarm.as_mut().reset(self.request_deadline.into());
             }
-            Event::Token(token) => self.take_token(index, token),
+            Event::Prefill { cached_tokens } => {
+                self.metrics.prompt_tokens_cached.inc_by(u64::from(cached_tokens));
+                // What the others share with the first is no saving for the client: the prompt was evaluated once.
+                if index == 0 {
+                    self.cached_tokens = cached_tokens;
+                }
+            }
+            Event::Token(token) => self.take_token(index, &token),
             Event::Finished(finished) => self.finish(index, &finished),
             Event::Failed(failure) => self.fail(failure),
         }
     }
 
-    fn take_token(&mut self, index: usize, token: u32) {
+    fn take_token(&mut self, index: usize, token: &Token) {
         let now = Instant::now();
         if std::mem::take(&mut self.silent) {
             self.metrics.first_token_seconds.observe((now - self.arrived).as_secs_f64());
@@ -214,7 +221,11 @@ impl Generation {
             self.metrics.inter_token_seconds.observe((now - last).as_secs_f64());
         }
         let Some((detokenizer, stops)) = &mut choice.text else { return };
-        let emit = stops.push(&detokenizer.push(token));
+        let text = detokenizer.push(token.id);
+        if let (Some(withheld), Some(logprobs)) = (&mut choice.logprobs, &token.logprobs) {
+            withheld.push(token.id, logprobs, text.len());
+        }
+        let emit = stops.push(&text);
         self.say(index, emit.text);
         if emit.stopped {
             self.end(index, FinishReason::Stop, FinishLabel::Stop, None);
@@ -239,13 +250,22 @@ impl Generation {
         let emit = stops.push(&detokenizer.finish());
         let tail = if emit.stopped { String::new() } else { stops.finish() };
         self.say(index, emit.text + &tail);
+        if !emit.stopped {
+            // Tokens without text at the end, or with bytes that never became any.
+            let rest = self.choices[index].logprobs.take().map(Withheld::finish).unwrap_or_default();
+            if !rest.is_empty() {
+                self.ready.push_back(Step::Text { index, text: String::new(), logprobs: rest });
+            }
+        }
         emit.stopped
     }
 
     fn say(&mut self, index: usize, text: String) {
         if !text.is_empty() {
-            self.choices[index].has_text = true;
-            self.ready.push_back(Step::Text { index, text });
+            let choice = &mut self.choices[index];
+            choice.has_text = true;
+            let logprobs = choice.logprobs.as_mut().map(|withheld| withheld.let_out(text.len())).unwrap_or_default();
+            self.ready.push_back(Step::Text { index, text, logprobs });
         }
     }
 
@@ -302,10 +322,11 @@ impl Drop for Generation {
 }
 
 impl Choice {
-    fn new(events: Events, served: &Served, stop: &[String]) -> Self {
+    fn new(events: Events, served: &Served, prepared: &Prepared) -> Self {
         Self {
             events: Some(events),
-            text: Some((served.text.detokenizer(), StopStrings::new(stop.to_vec()))),
+            text: Some((served.text.detokenizer(), StopStrings::new(prepared.stop.clone()))),
+            logprobs: prepared.logprobs.then(|| Withheld::new(Arc::clone(&served.text))),
             tokens: 0,
             has_text: false,
             admitted: None,
@@ -331,6 +352,7 @@ impl Choice {
 fn refused(state: &State, refusal: Refusal) -> Problem {
     match refusal {
         Refusal::QueueFull { retry_after_seconds } => Problem::QueueFull { retry_after_seconds },
+        Refusal::TooLarge { bytes, bytes_max } => Problem::MemoryShort { bytes, bytes_max },
         Refusal::NotReady(phase) => {
             let reason = state.lifecycle.phase.reason();
             Problem::NotReady { phase, reason, retry_after_seconds: state.engine.retry_after_seconds() }

@@ -13,6 +13,7 @@ mod generation;
 mod guard;
 mod health;
 pub mod listener;
+mod logprobs;
 mod models;
 mod prepare;
 mod reply;

@@ -20,6 +20,8 @@ use crate::text::TextError;
 #[derive(Debug)]
 pub(crate) struct Prepared {
     pub(crate) prompt: Vec<u32>,
+    /// Log probabilities are returned.
+    pub(crate) logprobs: bool,
     sampling: Sampling,
     tokens_max: u32,
     stop_tokens: Vec<u32>,
@@ -47,6 +49,7 @@ pub(crate) fn prepare(
         logit_bias: limits.logit_bias,
         messages: limits.messages,
         tools: limits.tools,
+        top_logprobs: limits.top_logprobs,
         strict: settings.strict,
     };
     let request = ChatRequest::parse(body, &bounds)?;
@@ -63,9 +66,14 @@ pub(crate) fn prepare(
 
     let mut stop_tokens = if request.ignore_eos { Vec::new() } else { served.text.end_ids().to_vec() };
     stop_tokens.extend(&request.stop_token_ids);
+    let mut sampling = sampling(request.sampling, &served.card.defaults);
+    sampling.tokens_min = request.tokens_min;
+    sampling.ends = if request.tokens_min > 0 { stop_tokens.clone() } else { Vec::new() };
+    sampling.logprobs = request.logprobs;
     Ok(Prepared {
         prompt,
-        sampling: sampling(request.sampling, &served.card.defaults),
+        logprobs: sampling.logprobs.is_some(),
+        sampling,
         tokens_max,
         stop_tokens,
         n: request.n,
@@ -86,6 +94,7 @@ impl Prepared {
             prompt: self.prompt.clone(),
             scope: Arc::clone(scope),
             sampling: Sampling { seed, ..self.sampling.clone() },
+            constraint: None,
             limits: Limits { tokens_max: self.tokens_max, stop_tokens: self.stop_tokens.clone(), queue_deadline },
         }
     }
@@ -135,6 +144,10 @@ fn tokens_max(
 ) -> Result<u32, Invalid> {
     let context = capacity.context_tokens;
     let left = u32::try_from(prompt_tokens).ok().and_then(|prompt| context.checked_sub(prompt)).unwrap_or(0);
+    if let Some(most) = request.tokens_max.filter(|most| *most < request.tokens_min) {
+        let message = format!("`min_tokens` is {} and the most tokens are {most}", request.tokens_min);
+        return Err(Invalid::value("min_tokens", message));
+    }
     let wanted = request.tokens_max.unwrap_or_else(|| tokens_default.map_or(left, |most| most.min(left)).max(1));
     if wanted <= left {
         return Ok(wanted);
@@ -159,10 +172,14 @@ fn sampling(given: chat::Sampling, defaults: &Defaults) -> Sampling {
         top_p: or(given.top_p, defaults.top_p, 1.0),
         top_k: given.top_k.or(defaults.top_k).unwrap_or(0),
         min_p: or(given.min_p, defaults.min_p, 0.0),
+        typical_p: or(given.typical_p, None, 1.0),
         repetition_penalty: or(given.repetition_penalty, defaults.repetition_penalty, 1.0),
         presence_penalty: or(given.presence_penalty, None, 0.0),
         frequency_penalty: or(given.frequency_penalty, None, 0.0),
         logit_bias: given.logit_bias.into_iter().map(|(id, bias)| (id, bias as f32)).collect(),
+        tokens_min: 0,
+        ends: Vec::new(),
+        logprobs: None,
         seed: given.seed.unwrap_or_else(|| {
             let (high, low) = Uuid::new_v4().as_u64_pair();
             high ^ low

@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-use crate::api::answer::{ChatChunk, ChunkChoice, Delta, FinishReason, Head, Timings};
+use crate::api::answer::{ChatChunk, ChunkChoice, Delta, FinishReason, Head, Logprobs, Timings, TokenLogprob};
 use crate::http::error::Problem;
 use crate::http::generation::{Generation, Step};
 use crate::http::reply::Part;
@@ -26,6 +26,8 @@ pub(crate) struct Stream {
     pub(crate) head: Head,
     /// Answers asked for.
     pub(crate) n: u32,
+    /// Text goes out with its tokens' log probabilities.
+    pub(crate) logprobs: bool,
     /// A last chunk carries the token counts.
     pub(crate) include_usage: bool,
     /// Between two pings.
@@ -64,7 +66,7 @@ impl Stream {
                         self.roles_into(&mut frame);
                     }
                     match step {
-                        Step::Text { index, text } => self.text_into(&mut frame, index, &text),
+                        Step::Text { index, text, logprobs } => self.text_into(&mut frame, index, &text, &logprobs),
                         Step::Ended { index, ending } => {
                             completion_tokens += u64::from(ending.completion_tokens);
                             self.end_into(&mut frame, index, ending.reason, ending.timings);
@@ -107,9 +109,10 @@ impl Stream {
         }
     }
 
-    fn text_into(&self, frame: &mut BytesMut, index: usize, text: &str) {
+    fn text_into(&self, frame: &mut BytesMut, index: usize, text: &str, logprobs: &[TokenLogprob]) {
         let delta = Delta { role: None, content: Some(text) };
-        self.chunk_into(frame, &[ChunkChoice { index, delta, logprobs: None, finish_reason: None }], None);
+        let logprobs = self.logprobs.then(|| Logprobs::of(logprobs));
+        self.chunk_into(frame, &[ChunkChoice { index, delta, logprobs, finish_reason: None }], None);
     }
 
     fn end_into(&self, frame: &mut BytesMut, index: usize, reason: FinishReason, timings: Timings) {

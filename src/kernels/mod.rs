@@ -13,7 +13,7 @@ mod norm;
 mod rope;
 
 pub use attention::{Heads, KeyValues, Sequence, attention};
-pub use choose::{NOT_FINITE, Rule, choose};
+pub use choose::{NOT_FINITE, Rule, choose, height};
 pub use cpu::{Packed, Real, Rows, machine};
 pub use linear::{Norm, Projection, Weight};
 pub use norm::rms_norm;

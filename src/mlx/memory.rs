@@ -1,6 +1,8 @@
-//! What MLX's allocator holds. The gauges are process-wide, like the allocator; only the inference thread changes limits.
+//! What MLX's allocator holds, and what the device recommends. The gauges are process-wide, like the allocator; only the inference thread changes limits.
 
-use crate::mlx::Result;
+#![allow(unsafe_code)]
+
+use crate::mlx::{Device, Result, device};
 
 /// Bytes that MLX holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -23,6 +25,28 @@ pub fn gauges() -> Result<Gauges> {
         cache_bytes: mlx_rs::memory::cache_memory()? as u64,
         peak_bytes: mlx_rs::memory::peak_memory()? as u64,
     })
+}
+
+/// What the GPU's driver recommends as a working set; `None` where there is no GPU or it does not say.
+#[must_use]
+pub fn recommended_bytes() -> Option<u64> {
+    if device() == Device::Cpu {
+        return None;
+    }
+    // SAFETY: both handles are ours from their making to the free below, the key is a literal that ends with a zero, and
+    // `bytes` is ours to be written.
+    unsafe {
+        let gpu = mlx_sys::mlx_device_new_type(mlx_sys::mlx_device_type__MLX_GPU, 0);
+        let mut info = mlx_sys::mlx_device_info_new();
+        let mut bytes = 0_usize;
+        let status = mlx_sys::mlx_device_info_get(&raw mut info, gpu);
+        let told = status == 0
+            && mlx_sys::mlx_device_info_get_size(&raw mut bytes, info, c"max_recommended_working_set_size".as_ptr())
+                == 0;
+        mlx_sys::mlx_device_info_free(info);
+        mlx_sys::mlx_device_free(gpu);
+        (told && bytes > 0).then_some(bytes as u64)
+    }
 }
 
 /// Starts a new peak.

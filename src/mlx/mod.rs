@@ -14,7 +14,7 @@ use std::sync::OnceLock;
 use mlx_rs::error::{AsSliceError, ConversionError, Exception};
 
 pub use array::{filled, filled_f32, from_f32, from_tokens, slice, slice_update, to_f32_vec, to_u32_vec};
-pub use memory::{Gauges, clear_cache, gauges, reset_peak, set_cache_limit};
+pub use memory::{Gauges, clear_cache, gauges, recommended_bytes, reset_peak, set_cache_limit};
 pub use mlx_rs::{Array, Dtype};
 
 /// What MLX refused or lost. Above the runner it is always a device fault: no MLX error is survived.
@@ -77,8 +77,8 @@ pub fn eval<'a>(arrays: impl IntoIterator<Item = &'a Array>) -> Result<()> {
     Ok(mlx_rs::transforms::eval(arrays)?)
 }
 
-/// Submits for evaluation. On the GPU it returns at once; on the CPU backend it returns when about fifty operations are
-/// left, because MLX bounds its queue of CPU tasks.
+/// Submits for evaluation. On the GPU it returns at once; on the CPU backend it returns when few operations are left, because
+/// MLX bounds its queue of CPU tasks.
 ///
 /// # Errors
 /// The device failed.

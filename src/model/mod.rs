@@ -93,6 +93,17 @@ pub enum LoadFailure {
     /// Its files are wrong.
     #[error(transparent)]
     Checkpoint(#[from] LoadError),
+    /// There is no room for it.
+    #[error(
+        "the model takes {} MiB of memory, and {} MiB may be used: a smaller model, or a larger memory_limit_mb, is needed",
+        .bytes.div_ceil(1 << 20), .bytes_max >> 20
+    )]
+    Memory {
+        /// What it takes before the first row.
+        bytes: u64,
+        /// What may be used.
+        bytes_max: u64,
+    },
     /// MLX refused.
     #[error(transparent)]
     Device(#[from] MlxError),

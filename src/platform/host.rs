@@ -56,6 +56,28 @@ pub fn memory_bytes() -> u64 {
     u64::try_from(pages).unwrap_or(0) * u64::try_from(page).unwrap_or(0)
 }
 
+/// Bytes of memory that the process may use: the machine's, or less where a control group says so.
+#[must_use]
+pub fn memory_bytes_allowed() -> u64 {
+    group_limit().map_or(memory_bytes(), |limit| limit.min(memory_bytes()))
+}
+
+/// The least memory limit of our control group (version 2) and those around it.
+#[cfg(target_os = "linux")]
+fn group_limit() -> Option<u64> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let own = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let folder = Path::new("/sys/fs/cgroup").join(own.trim_start_matches('/'));
+    let limit = |folder: &Path| std::fs::read_to_string(folder.join("memory.max")).ok()?.trim().parse().ok();
+    folder.ancestors().take_while(|folder| folder.starts_with("/sys/fs/cgroup")).filter_map(limit).min()
+}
+
+/// There are no control groups.
+#[cfg(not(target_os = "linux"))]
+fn group_limit() -> Option<u64> {
+    None
+}
+
 /// How many files we may have open: the soft limit and the hard one.
 ///
 /// # Errors
@@ -77,6 +99,7 @@ mod tests {
     fn the_machine_tells_its_name_memory_disk_and_limits() {
         assert!(name().is_some_and(|name| !name.is_empty()));
         assert!(memory_bytes() > 64 << 20);
+        assert!((1 << 20..=memory_bytes()).contains(&memory_bytes_allowed()));
         assert!(disk_bytes_free(Path::new("/")).is_ok());
         assert!(disk_bytes_free(Path::new("/nowhere/at/all")).is_err());
         assert!(open_files_limit().is_ok_and(|(soft, hard)| soft > 0 && soft <= hard));

@@ -91,18 +91,17 @@ impl<S> Index<S> {
         if let Some(continued) = before.filter(|(of, before)| of == scope && key.1.starts_with(before)).cloned() {
             self.remove(&continued);
         }
-        while self.bytes + bytes > self.bytes_max {
-            let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.used).map(|(key, _)| key.clone());
-            self.remove(&oldest.expect("bytes belong to entries"));
-        }
+        self.shrink(self.bytes_max - bytes);
         self.bytes += bytes;
         self.entries.insert(key, Entry { state, bytes, used: turn });
     }
 
-    /// Drops everything.
-    pub fn clear(&mut self) {
-        self.entries.clear();
-        self.bytes = 0;
+    /// Drops what was not used for longest, until at most so many bytes are left.
+    pub fn shrink(&mut self, bytes_max: u64) {
+        while self.bytes > bytes_max {
+            let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.used).map(|(key, _)| key.clone());
+            self.remove(&oldest.expect("bytes belong to entries"));
+        }
     }
 
     fn remove(&mut self, key: &Key) {
@@ -112,7 +111,8 @@ impl<S> Index<S> {
 }
 
 /// How many tokens two sequences begin with alike.
-fn shared(a: &[u32], b: &[u32]) -> usize {
+#[must_use]
+pub fn shared(a: &[u32], b: &[u32]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
@@ -161,7 +161,7 @@ mod tests {
         index.insert(&a, vec![4], 4, 101);
         assert_eq!(index.longest(&a, &[4]), None);
         assert_eq!(index.bytes(), 80);
-        index.clear();
+        index.shrink(0);
         assert!(index.is_empty() && index.bytes() == 0);
     }
 

@@ -2,19 +2,21 @@
 //! steps are built, submitted and read, the size of a prefill chunk, and when memory is given back; it refuses to know
 //! HTTP and text. Everything here lives on the inference thread: it is built, called and dropped there.
 //!
-//! All decoding rows step together, in one pass of the model; rows join and leave between steps. Steps run ahead: step
-//! t + 1 is built from the tokens t while those are still being computed, as an array that nobody has read. A row that
-//! ends with token t has then been given a place in step t + 1 that is computed for nobody. On the GPU it is also submitted before token t is read, so the device never waits for the host. MLX's
-//! CPU backend takes a submission only when about fifty operations are left of it, so there submitting t + 1 first would
-//! hold token t back by a whole step; the built step is submitted at the next call instead, which costs the device the
-//! engine's own microseconds between two calls and nothing else.
+//! All decoding rows step together, in one pass of the model; rows join and leave between steps. Steps run ahead: the pass
+//! that token t leads to is built while token t is still being computed, as an array that nobody has read. A row that ends
+//! with token t has then been given a place in a pass that is computed for nobody. On the GPU that pass is submitted before
+//! token t is read, so the device never waits for the host. MLX's CPU backend is the host, and what is submitted there
+//! holds up the next prompt, so there the pass is submitted at the next call, which costs the device the engine's own
+//! microseconds between two calls. What is chosen from a pass is built while the pass is computed: a mask that depends on
+//! token t has that long to be made.
 //!
 //! A row that ends leaves its caches to the prefix index, stopped and cancelled rows included; a prompt that begins like an
-//! earlier one of the same scope begins with a copy of what was computed for that, cut to what both share.
+//! earlier one of the same scope, or like one that is open now, begins with a copy of what was computed for that, cut to
+//! what both share.
 //!
 //! After each call a row's recorded tokens (its prompt as far as evaluated, and every token returned) are the tokens in its
-//! cache: the cache gets token t with step t + 1. A row that fails has a step built that its record does not know; closing
-//! forgets it.
+//! cache: the cache gets token t with the pass that it leads to. A row that fails has a pass built that its record does not
+//! know; closing forgets it.
 
 mod batch;
 mod row;
@@ -23,14 +25,13 @@ mod warmup;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::cache::KvCache;
-use crate::engine::backend::{Backend, Capacity, Decoded, DeviceFault, RowId};
-use crate::job::Sampling;
+use crate::cache::{GROWTH_TOKENS, KvCache};
+use crate::engine::backend::{Ask, Backend, Capacity, Decoded, DeviceFault, Memory, RowId};
 use crate::mlx::{self, MlxError};
 use crate::model::registry::Plan;
 use crate::model::source::Tensors;
 use crate::model::{LoadFailure, Model};
-use crate::prefix::Index;
+use crate::prefix::{self, Index};
 use crate::runner::row::Row;
 use crate::sample::Sampler;
 
@@ -48,8 +49,31 @@ const CLEAR_EVERY_STEPS: u64 = 256;
 pub struct RunnerSettings {
     /// Rows that may be open at once.
     pub rows_max: u32,
+    /// For weights, rows and all that is kept.
+    pub memory: MemoryLimit,
     /// Bytes of finished prompts' states that are kept for prompts that begin alike.
     pub prefix_bytes_max: u64,
+}
+
+/// How much memory may be used.
+#[derive(Debug, Clone, Copy)]
+pub enum MemoryLimit {
+    /// So many bytes.
+    Bytes(u64),
+    /// What the GPU's driver recommends; where there is none, so many bytes.
+    Recommended {
+        /// Without a driver's word.
+        otherwise: u64,
+    },
+}
+
+impl MemoryLimit {
+    fn bytes(self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Recommended { otherwise } => mlx::recommended_bytes().unwrap_or(otherwise),
+        }
+    }
 }
 
 /// A unit of work that the start finished; each one is progress in the sense of the stall rules.
@@ -105,22 +129,38 @@ impl Runner {
         mlx::set_cache_limit(0)?;
         let model = plan.load(source, &|name| progress(Progress::Tensor { name, of: plan.tensors }))?;
         mlx::set_cache_limit(BUFFER_CACHE_BYTES)?;
+        let weights = mlx::gauges()?.active_bytes;
+        mlx::reset_peak()?;
         let prefill_chunk_tokens = warmup::run(model.as_ref(), plan, &|| progress(Progress::WarmUp))?;
+        let transients = mlx::gauges()?.peak_bytes.saturating_sub(weights);
         mlx::clear_cache()?;
+        let memory = Memory {
+            bytes_max: settings.memory.bytes(),
+            fixed_bytes: weights + transients + BUFFER_CACHE_BYTES,
+            token_bytes: warmup::token_bytes(model.as_ref(), plan)?,
+            step_tokens: GROWTH_TOKENS,
+        };
+        if memory.rows_bytes_max() < memory.row_bytes(1) {
+            return Err(LoadFailure::Memory { bytes: memory.fixed_bytes, bytes_max: memory.bytes_max });
+        }
         let capacity = Capacity {
             context_tokens: plan.context_tokens,
             logit_width: plan.logit_width,
             rows_max: settings.rows_max,
             prefill_chunk_tokens,
+            memory,
         };
         let prefixes = Index::new(settings.prefix_bytes_max);
         Ok(Self { rows: HashMap::new(), capacity, prefixes, steps: 0, model })
     }
 
-    /// Caches for a prompt, with as much of its beginning as an earlier row of the scope has left.
+    /// Caches for a prompt, with as much of its beginning as another row of the scope has computed.
     fn caches(&mut self, prompt: &[u32], scope: &Arc<str>) -> Result<Vec<KvCache>, MlxError> {
         let room = prompt.len() + 1;
-        if let Some((shared, caches)) = self.prefixes.longest(scope, prompt) {
+        let open = self.rows.values().filter(|row| row.scope() == scope).map(Row::computed);
+        let open = open.map(|(tokens, caches)| (prefix::shared(tokens, prompt), caches));
+        let left = self.prefixes.longest(scope, prompt).map(|(shared, caches)| (shared, caches.as_slice()));
+        if let Some((shared, caches)) = open.chain(left).max_by_key(|(shared, _)| *shared) {
             // One-token suffixes may take another attention kernel on the GPU (invariant 8).
             let tokens = shared.min(prompt.len().saturating_sub(PROMPT_EVALUATED_MIN));
             if tokens >= PREFIX_TOKENS_MIN {
@@ -142,15 +182,26 @@ impl Backend for Runner {
         self.capacity
     }
 
-    fn open(&mut self, row: RowId, prompt: &[u32], scope: &Arc<str>, sampling: &Sampling) -> Result<u32, DeviceFault> {
+    fn open(&mut self, row: RowId, ask: Ask<'_>) {
+        let Ask { prompt, scope, sampling, constraint } = ask;
         assert!(!prompt.is_empty(), "the engine opens no row without a prompt");
         assert!(prompt.len() < self.capacity.context_tokens as usize, "the engine checks the context");
-        let caches = self.caches(prompt, scope)?;
-        let cached = caches.first().map_or(0, KvCache::tokens);
-        let sampler = Sampler::new(sampling, prompt, self.capacity.logit_width as usize);
-        let before = self.rows.insert(row, Row::new(caches, prompt, scope, sampler));
+        let sampler = Sampler::new(sampling, prompt, self.capacity.logit_width as usize, constraint);
+        let before = self.rows.insert(row, Row::new(prompt, scope, sampler));
         assert!(before.is_none(), "a row is opened once");
         assert!(self.rows.len() <= self.capacity.rows_max as usize, "the engine admits no more rows than there are");
+    }
+
+    fn begin(&mut self, row: RowId) -> Result<u32, DeviceFault> {
+        let (prompt, scope) = {
+            let (_, row) = self.row(row);
+            (row.prompt().to_vec(), Arc::clone(row.scope()))
+        };
+        let caches = self.caches(&prompt, &scope)?;
+        // What was copied is let go of before its owner's next step, which then changes it in place.
+        mlx::eval(caches.iter().flat_map(KvCache::arrays))?;
+        let cached = caches.first().map_or(0, KvCache::tokens);
+        self.row(row).1.begin(caches);
         Ok(u32::try_from(cached).expect("less than the prompt"))
     }
 
@@ -184,6 +235,14 @@ impl Backend for Runner {
             // A device that refuses this fails the next step too, and says so there.
             Err(error) => tracing::warn!(%error, "a row left nothing to be used again"),
         }
+    }
+
+    fn kept_bytes(&self) -> u64 {
+        self.prefixes.bytes()
+    }
+
+    fn shed(&mut self, bytes_max: u64) {
+        self.prefixes.shrink(bytes_max);
     }
 
     fn idle(&mut self) {

@@ -8,10 +8,7 @@ use crate::engine::backend::Decoded;
 use crate::mlx::{Array, Result, eval, from_tokens};
 use crate::model::{Model, Sequence};
 use crate::runner::batch::Pending;
-use crate::sample::{self, Sampler};
-
-/// Why a row whose logits are NaN or infinite cannot go on.
-const NOT_FINITE: &str = "the model's logits are not finite";
+use crate::sample::{Choice, Sampler};
 
 /// A generation that is open.
 #[derive(Debug)]
@@ -28,41 +25,62 @@ pub(super) struct Row {
     /// The caches without the step that is built and not submitted, for a row that ends before it is.
     pub(super) before: Option<Vec<KvCache>>,
     pub(super) sampler: Sampler,
-    /// The next token to return; there once the prompt is evaluated.
+    /// The scores of the next token; there once the prompt is evaluated.
     pub(super) pending: Option<Pending>,
-    /// The one after it, while a call is on its way to return the pending one.
-    pub(super) following: Option<Pending>,
 }
 
 impl Row {
-    /// A row whose caches hold the beginning of its prompt already, or nothing.
-    pub(super) fn new(caches: Vec<KvCache>, prompt: &[u32], scope: &Arc<str>, sampler: Sampler) -> Self {
-        let recorded = caches.first().map_or(0, KvCache::tokens);
-        assert!(recorded < prompt.len(), "something of a prompt is always evaluated");
+    /// A row of which nothing is computed.
+    pub(super) fn new(prompt: &[u32], scope: &Arc<str>, sampler: Sampler) -> Self {
         Self {
             tokens: prompt.to_vec(),
             prompt_tokens: prompt.len(),
-            recorded,
+            recorded: 0,
             scope: Arc::clone(scope),
-            caches,
+            caches: Vec::new(),
             before: None,
             sampler,
             pending: None,
-            following: None,
         }
     }
 
-    /// Evaluates the next at most `tokens` of the prompt; how many are left. The last chunk also computes the first token.
+    /// Takes the caches that it goes on with, which hold the beginning of its prompt or nothing.
+    pub(super) fn begin(&mut self, caches: Vec<KvCache>) {
+        assert!(self.caches.is_empty(), "a row begins once");
+        self.recorded = caches.first().map_or(0, KvCache::tokens);
+        assert!(self.recorded < self.prompt_tokens, "something of a prompt is always evaluated");
+        self.caches = caches;
+    }
+
+    /// The prompt.
+    pub(super) fn prompt(&self) -> &[u32] {
+        &self.tokens[..self.prompt_tokens]
+    }
+
+    /// Whose row it is.
+    pub(super) fn scope(&self) -> &Arc<str> {
+        &self.scope
+    }
+
+    /// What is computed of the row, and submitted: the tokens, and caches that hold them.
+    pub(super) fn computed(&self) -> (&[u32], &[KvCache]) {
+        let caches = self.before.as_ref().unwrap_or(&self.caches);
+        let tokens = caches.first().map_or(0, KvCache::tokens).min(self.recorded);
+        (&self.tokens[..tokens], caches)
+    }
+
+    /// Evaluates the next at most `tokens` of the prompt; how many are left. The last chunk also computes the scores of the
+    /// first token.
     pub(super) fn prefill(&mut self, model: &dyn Model, tokens: u32) -> Result<u32> {
         let end = self.prompt_tokens.min(self.recorded + tokens.max(1) as usize);
         assert!(self.recorded < end, "a complete prompt is not evaluated again");
+        self.make_room(end - self.recorded)?;
         let chunk = from_tokens(&self.tokens[self.recorded..end]);
         let sequence = Sequence { caches: &mut self.caches, count: end - self.recorded };
         if end == self.prompt_tokens {
             let scores = model.forward(&chunk, &mut [sequence])?;
-            let chosen = sample::next(&mut [&mut self.sampler], &scores)?;
-            eval(self.cached().chain([&chosen]))?;
-            self.pending = Pending::of_batch(chosen, 1).pop();
+            eval(self.cached().chain([&scores]))?;
+            self.pending = Pending::of_pass(scores, 1).pop();
         } else {
             model.remember(&chunk, &mut [sequence])?;
             eval(self.cached())?;
@@ -72,24 +90,28 @@ impl Row {
         Ok(u32::try_from(self.prompt_tokens - end).expect("a prompt fits the context"))
     }
 
-    /// Waits for the pending token and returns it.
-    pub(super) fn take(&mut self) -> Result<Decoded> {
-        let pending = self.pending.take().expect("the engine decodes only complete prompts");
-        self.pending = self.following.take();
-        match pending.read()? {
-            Some(token) => {
-                self.tokens.push(token);
+    /// Takes the token that was chosen.
+    pub(super) fn take(&mut self, choice: Choice) -> Decoded {
+        match choice {
+            Choice::Token(token) => {
+                self.tokens.push(token.id);
                 self.recorded += 1;
+                self.sampler.accept(token.id);
                 self.check();
-                Ok(Decoded::Token(token))
+                Decoded::Token(token)
             }
-            None => {
+            Choice::Failed(reason) => {
                 // Nobody may go on from what led here.
                 self.recorded = 0;
                 self.forget_unrecorded();
-                Ok(Decoded::Failed(NOT_FINITE.to_owned()))
+                Decoded::Failed(reason)
             }
         }
+    }
+
+    /// Sees to it that the caches take so many more tokens where they are.
+    pub(super) fn make_room(&mut self, count: usize) -> Result<()> {
+        self.caches.iter_mut().try_for_each(|cache| cache.make_room(count))
     }
 
     /// Ends the row: whose it was, the tokens that its caches hold, and the caches, which hold nothing that is still to be

@@ -2,17 +2,23 @@
 
 use std::sync::Arc;
 
-use crate::engine::backend::{Backend, Decoded, RowId};
+use crate::engine::backend::{Ask, Backend, Decoded, RowId};
 use crate::job::Sampling;
 use crate::model::registry::check;
 use crate::model::testing::{CONTEXT, Shape, Tiny, VOCABULARY};
-use crate::runner::{Progress, Runner, RunnerSettings};
+use crate::runner::{MemoryLimit, Progress, Runner, RunnerSettings};
 
 const PROMPT: [u32; 9] = [5, 17, 3, 88, 42, 9, 61, 0, 95];
 
 fn runner(tiny: &Tiny) -> Runner {
     let plan = check(tiny).expect("a sound model");
-    Runner::load(tiny, &plan, RunnerSettings { rows_max: 8, prefix_bytes_max: 0 }, &|_| {}).expect("loads")
+    Runner::load(
+        tiny,
+        &plan,
+        RunnerSettings { rows_max: 8, memory: MemoryLimit::Bytes(u64::MAX), prefix_bytes_max: 0 },
+        &|_| {},
+    )
+    .expect("loads")
 }
 
 fn warm(seed: u64) -> Sampling {
@@ -20,7 +26,8 @@ fn warm(seed: u64) -> Sampling {
 }
 
 fn open(runner: &mut Runner, row: u64, prompt: &[u32], sampling: &Sampling, chunk: u32) {
-    runner.open(RowId(row), prompt, &Arc::from(""), sampling).expect("memory");
+    runner.open(RowId(row), Ask::new(prompt, &Arc::from(""), sampling));
+    runner.begin(RowId(row)).expect("memory");
     while runner.prefill(RowId(row), chunk).expect("runs") > 0 {}
 }
 
@@ -49,7 +56,13 @@ fn a_start_tells_of_each_tensor_and_of_the_warm_up_and_sizes_a_chunk() {
         }
         Progress::WarmUp => told.borrow_mut().1 += 1,
     };
-    let runner = Runner::load(&tiny, &plan, RunnerSettings { rows_max: 3, prefix_bytes_max: 0 }, &hear).expect("loads");
+    let runner = Runner::load(
+        &tiny,
+        &plan,
+        RunnerSettings { rows_max: 3, memory: MemoryLimit::Bytes(u64::MAX), prefix_bytes_max: 0 },
+        &hear,
+    )
+    .expect("loads");
     let (mut names, warm_ups) = told.into_inner();
     names.sort();
     assert_eq!(names, tiny.tensors.keys().cloned().collect::<Vec<_>>());
@@ -93,7 +106,8 @@ fn rows_that_leave_at_any_moment_change_nothing_for_those_that_stay() {
     let mut seen = Vec::new();
     for at in 0..20 {
         // One neighbour is closed before its prompt is complete, one right after, one in the middle of its answer.
-        runner.open(RowId(100 + at), &PROMPT, &Arc::from(""), &warm(at)).expect("memory");
+        runner.open(RowId(100 + at), Ask::new(&PROMPT, &Arc::from(""), &warm(at)));
+        runner.begin(RowId(100 + at)).expect("memory");
         runner.prefill(RowId(100 + at), 3).expect("runs");
         open(&mut runner, 200 + at, &PROMPT[..5], &warm(at), 8);
         open(&mut runner, 300 + at, &PROMPT[..6], &warm(at), 8);
@@ -145,12 +159,19 @@ fn an_answer_may_fill_the_context() {
 /// A runner that keeps what rows leave.
 fn keeping(tiny: &Tiny) -> Runner {
     let plan = check(tiny).expect("a sound model");
-    Runner::load(tiny, &plan, RunnerSettings { rows_max: 8, prefix_bytes_max: 64 << 20 }, &|_| {}).expect("loads")
+    Runner::load(
+        tiny,
+        &plan,
+        RunnerSettings { rows_max: 8, memory: MemoryLimit::Bytes(u64::MAX), prefix_bytes_max: 64 << 20 },
+        &|_| {},
+    )
+    .expect("loads")
 }
 
 /// The tokens that a row of this scope answers, and how many of its prompt's were known.
 fn answer(runner: &mut Runner, scope: &str, prompt: &[u32], sampling: &Sampling) -> (Vec<Decoded>, u32) {
-    let cached = runner.open(RowId(500), prompt, &Arc::from(scope), sampling).expect("memory");
+    runner.open(RowId(500), Ask::new(prompt, &Arc::from(scope), sampling));
+    let cached = runner.begin(RowId(500)).expect("memory");
     while runner.prefill(RowId(500), 7).expect("runs") > 0 {}
     let tokens = (0..20).flat_map(|_| step(runner, &[500])).collect();
     runner.close(RowId(500));
@@ -184,7 +205,8 @@ fn e6_a_prompt_that_begins_like_an_earlier_one_gives_the_tokens_of_a_cold_start(
 fn what_a_cancelled_row_has_evaluated_is_used_again() {
     let mut runner = keeping(&Tiny::new(Shape::PLAIN, 6));
     let prompt = long_prompt(80);
-    runner.open(RowId(1), &prompt, &Arc::from("a"), &Sampling::greedy()).expect("memory");
+    runner.open(RowId(1), Ask::new(&prompt, &Arc::from("a"), &Sampling::greedy()));
+    runner.begin(RowId(1)).expect("memory");
     assert_eq!(runner.prefill(RowId(1), 40), Ok(40));
     runner.close(RowId(1));
     let (_, cached) = answer(&mut runner, "a", &prompt, &Sampling::greedy());
@@ -224,4 +246,25 @@ fn rows_that_end_beside_others_leave_what_a_later_prompt_can_use() {
         assert_eq!(cached as usize, prompt.len() - 2);
         assert_eq!(found, answer(&mut cold, "", prompt, &Sampling::greedy()).0);
     }
+}
+
+#[test]
+fn rows_with_the_same_prompt_share_its_prefill_while_both_are_open() {
+    let tiny = Tiny::new(Shape::PLAIN, 6);
+    let mut runner = runner(&tiny);
+    let prompt = long_prompt(70);
+    let expected = [warm(1), warm(2)].map(|sampling| alone(&mut runner, &prompt, &sampling, 20));
+    open(&mut runner, 1, &prompt, &warm(1), 16);
+    let mut seen = [vec![step(&mut runner, &[1]).remove(0)], Vec::new()];
+    runner.open(RowId(2), Ask::new(&prompt, &Arc::from(""), &warm(2)));
+    assert_eq!(runner.begin(RowId(2)), Ok(68), "all but the two tokens that every row evaluates");
+    assert_eq!(runner.prefill(RowId(2), 16), Ok(0));
+    for _ in 0..20 {
+        let tokens = step(&mut runner, &[1, 2]);
+        seen.iter_mut().zip(tokens).for_each(|(seen, token)| seen.push(token));
+    }
+    seen[0].truncate(20);
+    assert_eq!(seen, expected);
+    runner.open(RowId(3), Ask::new(&prompt, &Arc::from("another"), &warm(2)));
+    assert_eq!(runner.begin(RowId(3)), Ok(0), "another scope shares nothing");
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::cache::{GROWTH_TOKENS, KvCache};
 use crate::job::Sampling;
 use crate::mlx::Result;
 use crate::model::Model;
@@ -61,6 +62,17 @@ fn time(model: &dyn Model, plan: &Plan, tokens: u32) -> Result<Duration> {
 
 fn open(model: &dyn Model, plan: &Plan, tokens: u32) -> Row {
     let prompt = vec![TOKEN; tokens as usize];
-    let sampler = Sampler::new(&Sampling::greedy(), &prompt, plan.logit_width as usize);
-    Row::new(model.caches(prompt.len()), &prompt, &Arc::from(""), sampler)
+    let sampler = Sampler::new(&Sampling::greedy(), &prompt, plan.logit_width as usize, None);
+    let mut row = Row::new(&prompt, &Arc::from(""), sampler);
+    row.begin(model.caches(prompt.len()));
+    row
+}
+
+/// What a row's caches take for each token.
+pub(super) fn token_bytes(model: &dyn Model, plan: &Plan) -> Result<u64> {
+    let mut row = open(model, plan, 2);
+    row.prefill(model, 2)?;
+    let (_, caches) = row.computed();
+    let bytes: u64 = caches.iter().map(KvCache::bytes).sum();
+    Ok(bytes / u64::from(GROWTH_TOKENS))
 }

@@ -1,7 +1,8 @@
 //! Which tokens may be drawn at all. Top-k, top-p and min-p each come down to a least score, so a cut is one comparison
-//! with the highest of them; tokens are never moved. Only top-p sorts, and with top-k it sorts just the k.
+//! with the highest of them; tokens are never moved. Only top-p sorts, and with top-k it sorts just the k. What is typical
+//! is asked of what those leave.
 
-use mlx_rs::ops::{cumsum, partition_axis, select, softmax_axis, sort_axis};
+use mlx_rs::ops::{argsort_axis, cumsum, partition_axis, select, softmax_axis, sort_axis};
 
 use crate::job::Sampling;
 use crate::mlx::{Array, Result, dim, slice};
@@ -15,6 +16,9 @@ pub(super) struct Cut {
     pub(super) top_p: Option<f32>,
     /// Keep what is at least this times as likely as the highest, as a natural logarithm.
     pub(super) min_p_log: Option<f32>,
+    /// Of what is left, keep the fewest of those nearest to its entropy that reach this probability together; above 0,
+    /// below 1.
+    pub(super) typical_p: Option<f32>,
     /// Tokens that are scored.
     width: usize,
 }
@@ -27,14 +31,21 @@ impl Cut {
             // At 0 the most likely token is kept, as with any number too small for a second one.
             top_p: (sampling.top_p < 1.0).then_some(sampling.top_p.max(f32::MIN_POSITIVE)),
             min_p_log: (sampling.min_p > 0.0).then_some(sampling.min_p.ln()),
+            typical_p: (sampling.typical_p < 1.0).then_some(sampling.typical_p.max(f32::MIN_POSITIVE)),
             width,
         }
     }
 
     /// Scores `[V]`, already divided by the temperature, with those below the cut at −∞.
-    pub(super) fn apply(&self, scores: Array) -> Result<Array> {
-        let Some(least) = self.least(&scores)? else { return Ok(scores) };
-        Ok(select(scores.ge(least)?, &scores, Array::from_f32(f32::NEG_INFINITY))?)
+    pub(super) fn apply(&self, mut scores: Array) -> Result<Array> {
+        let nothing = Array::from_f32(f32::NEG_INFINITY);
+        if let Some(least) = self.least(&scores)? {
+            scores = select(scores.ge(least)?, &scores, &nothing)?;
+        }
+        if let Some(typical_p) = self.typical_p {
+            scores = select(typical(&scores, typical_p)?, &scores, &nothing)?;
+        }
+        Ok(scores)
     }
 
     /// The least score that is kept, `[1]`; `None` when all are.
@@ -63,6 +74,22 @@ impl Cut {
         }
         Ok(least)
     }
+}
+
+/// Which scores are of the fewest nearest to the entropy of their distribution that have the probability `typical_p`
+/// (Meister et al., Locally Typical Sampling, 2022).
+fn typical(scores: &Array, typical_p: f32) -> Result<Array> {
+    let shares = softmax_axis(scores, -1, None)?;
+    let surprise = scores.logsumexp(true)?.subtract(scores)?;
+    let possible = shares.gt(Array::from_f32(0.0))?;
+    let entropy = select(&possible, shares.multiply(&surprise)?, Array::from_f32(0.0))?.sum(true)?;
+    let distance = select(&possible, surprise.subtract(entropy)?.abs()?, Array::from_f32(f32::INFINITY))?;
+    let nearest = argsort_axis(&distance, -1)?;
+    let before = cumsum(shares.take_axis(&nearest, -1)?, -1, false, false)?;
+    let needed = before.lt(Array::from_f32(typical_p))?;
+    let sorted = distance.take_axis(&nearest, -1)?;
+    let farthest = select(needed, sorted, Array::from_f32(f32::NEG_INFINITY))?.max(true)?;
+    Ok(distance.le(farthest)?.logical_and(possible)?)
 }
 
 /// The least score of the smallest set that has the probability `top_p` among `scores`.

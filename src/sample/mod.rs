@@ -1,27 +1,28 @@
 //! Logits to a token, as operations of MLX's graph, so that the next step can be built before this one's token is known.
-//! It owns the order of processors (logit bias, repetition, presence, frequency, temperature, top-k, top-p, min-p, draw), the token
-//! counts that penalties need, and the random numbers; it refuses to know wire names.
+//! It owns the order of processors (mask, logit bias, repetition, presence, frequency, temperature, top-k, top-p, min-p,
+//! typical-p, draw), the token counts that penalties need, and the random numbers; it refuses to know wire names.
 //!
 //! A draw is one uniform number against the cumulative distribution. The number is made on the host from the seed and the
 //! position alone, so token t of a row depends on (seed, t, logits) and on nothing else that runs.
 //!
 //! On the CPU device one kernel of ours does all of it; elsewhere MLX's operations do, which are its oracle too.
 //!
-//! Ties at a cut (top-k, top-p) are kept: they have equal claim. A row whose logits are not finite reports
-//! [`NOT_FINITE`] in place of its token; the check is part of the same evaluation.
+//! Ties at a cut (top-k, top-p, typical-p) are kept: they have equal claim. A row whose logits are not finite reports that
+//! in place of its token; the check is part of the same evaluation.
 
 mod chance;
 mod cut;
+mod mask;
 mod penalty;
 
 use mlx_rs::ops::indexing::argmax_axis;
-use mlx_rs::ops::{concatenate, select, softmax_axis};
+use mlx_rs::ops::{argpartition_axis, concatenate, select, softmax_axis};
 
-use crate::job::Sampling;
-pub use crate::kernels::NOT_FINITE;
-use crate::kernels::{Rule, choose};
-use crate::mlx::{Array, Dtype, Result, dim, slice};
+use crate::job::{Constraint, Logprobs, Sampling, Token};
+use crate::kernels::{NOT_FINITE, Rule, choose, height};
+use crate::mlx::{Array, Dtype, Result, dim, slice, to_u32_vec};
 use crate::sample::cut::Cut;
+use crate::sample::mask::Allowed;
 use crate::sample::penalty::Penalties;
 
 /// Chooses the tokens of one row.
@@ -29,19 +30,34 @@ use crate::sample::penalty::Penalties;
 pub struct Sampler {
     temperature: f32,
     seed: u64,
+    /// Log probabilities are told, of so many of the likeliest too.
+    logprobs: Option<usize>,
     cut: Cut,
     penalties: Penalties,
+    allowed: Allowed,
     /// Tokens chosen so far: the position of the next draw.
     chosen: u64,
 }
 
-/// The next token of each row, given the scores of all, `[…, R, V]`: an array `[2, R]` of `u32`, in its first row the
-/// tokens, always valid ids and what the next step is fed with; in its second what to report, the same or [`NOT_FINITE`].
-/// Nothing is evaluated.
+/// What became of a row's choice.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Choice {
+    /// Its next token.
+    Token(Token),
+    /// Why the row cannot go on.
+    Failed(String),
+}
+
+/// The next token of each row, given the scores of all, `[…, R, V]`, as [`crate::kernels::choose`] lays it out: in its first
+/// row the tokens, always valid ids and what the next step is fed with; [`read`] takes the rest. Nothing is evaluated, but
+/// masks are waited for.
 ///
 /// # Errors
 /// MLX refused.
 pub fn next(samplers: &mut [&mut Sampler], scores: &Array) -> Result<Array> {
+    for sampler in samplers.iter_mut() {
+        sampler.allowed.wait(sampler.chosen);
+    }
     let rules: Vec<Rule<'_>> = samplers.iter().map(|sampler| sampler.rule()).collect();
     let chosen = match choose(scores, &rules)? {
         Some(chosen) => chosen,
@@ -54,37 +70,70 @@ pub fn next(samplers: &mut [&mut Sampler], scores: &Array) -> Result<Array> {
     Ok(chosen)
 }
 
+/// What [`next`] has chosen for these rows; waits for it.
+///
+/// # Errors
+/// The device failed.
+pub fn read(samplers: &[&Sampler], chosen: &Array) -> Result<Vec<Choice>> {
+    let words = to_u32_vec(chosen)?;
+    let rows = samplers.len();
+    let top = (words.len() / rows).saturating_sub(3) / 2;
+    let one = |(column, sampler): (usize, &&Sampler)| {
+        let word = |row: usize| words[row * rows + column];
+        if let Some(reason) = sampler.allowed.failure() {
+            return Choice::Failed(reason.to_owned());
+        }
+        if word(1) == NOT_FINITE {
+            return Choice::Failed("the model's logits are not finite".to_owned());
+        }
+        let logprobs = sampler.logprobs.map(|count| {
+            let mut top: Vec<(u32, f32)> =
+                (3..3 + top.min(count)).map(|row| (word(row), f32::from_bits(word(row + top)))).collect();
+            top.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            Box::new(Logprobs { chosen: f32::from_bits(word(2)), top })
+        });
+        Choice::Token(Token { id: word(1), logprobs })
+    };
+    Ok(samplers.iter().enumerate().map(one).collect())
+}
+
 /// [`next`] by MLX's operations, but for the count.
 fn composed(samplers: &[&mut Sampler], scores: &Array) -> Result<Array> {
     let rows = scores.reshape(&[dim(samplers.len()), -1])?; // [R, V]
     let width = rows.shape()[1].unsigned_abs() as usize;
-    let (mut tokens, mut reports) = (Vec::new(), Vec::new());
-    for (row, sampler) in samplers.iter().enumerate() {
-        let (token, report) = sampler.composed(&slice(&rows, &[row, 0], &[row + 1, width])?)?;
-        tokens.push(token);
-        reports.push(report);
-    }
-    tokens.extend(reports);
-    Ok(concatenate(&tokens, 0)?.reshape(&[2, dim(samplers.len())])?)
+    let height = height(&samplers.iter().map(|sampler| sampler.rule()).collect::<Vec<_>>());
+    let columns = samplers.iter().enumerate().map(|(row, sampler)| {
+        let column = sampler.composed(&slice(&rows, &[row, 0], &[row + 1, width])?, height)?;
+        Ok(column.reshape(&[dim(height), 1])?)
+    });
+    Ok(concatenate(&columns.collect::<Result<Vec<_>>>()?, 1)?)
 }
 
 impl Sampler {
     /// A sampler for a row with this prompt, over logits of `width` tokens.
     #[must_use]
-    pub fn new(sampling: &Sampling, prompt: &[u32], width: usize) -> Self {
+    pub fn new(sampling: &Sampling, prompt: &[u32], width: usize, constraint: Option<Box<dyn Constraint>>) -> Self {
         Self {
             temperature: sampling.temperature,
             seed: sampling.seed,
+            logprobs: sampling.logprobs.map(|top| (top as usize).min(width)),
             cut: Cut::new(sampling, width),
             penalties: Penalties::new(sampling, prompt, width),
+            allowed: Allowed::new(sampling, width, constraint),
             chosen: 0,
         }
     }
 
+    /// The row goes on with this token, which [`read`] has told.
+    pub fn accept(&mut self, token: u32) {
+        self.allowed.accept(token);
+    }
+
     /// What the kernel needs to know of the next choice.
     fn rule(&self) -> Rule<'_> {
-        let Self { temperature, seed, cut, penalties, chosen } = self;
+        let Self { temperature, seed, logprobs, cut, penalties, allowed, chosen } = self;
         Rule {
+            allowed: allowed.mask(),
             bias: penalties.bias.as_ref(),
             repetition: penalties.repetition.as_ref().map(|(penalty, prompt)| (*penalty, prompt)),
             presence: penalties.presence.unwrap_or(0.0),
@@ -94,18 +143,24 @@ impl Sampler {
             top_k: cut.top_k,
             top_p: cut.top_p,
             min_p_log: cut.min_p_log,
+            typical_p: cut.typical_p,
+            logprobs: *logprobs,
             aim: chance::uniform(*seed, *chosen),
         }
     }
 
-    /// The next token and its report, `[1]` each, by MLX's operations.
-    fn composed(&self, scores: &Array) -> Result<(Array, Array)> {
+    /// This row's column of the choice, `[height]`, by MLX's operations.
+    fn composed(&self, scores: &Array, height: usize) -> Result<Array> {
         let scores = scores.reshape(&[-1])?.as_dtype(Dtype::Float32)?; // [V]
         let sound = scores.sum(true)?.is_finite()?; // [1]; one NaN or infinity makes the sum one
-        let scores = self.penalties.apply(scores)?;
+        let scores = self.penalties.apply(self.allowed.apply(scores)?)?;
         let token = if self.temperature > 0.0 { self.draw(&scores)? } else { argmax_axis(&scores, -1, true)? }; // [1]
         let report = select(sound, &token, Array::from_slice(&[NOT_FINITE], &[1]))?;
-        Ok((token, report))
+        let mut column = vec![token, report];
+        if height > 2 {
+            column.extend(tell(&scores, &column[0], (height - 3) / 2)?);
+        }
+        Ok(concatenate(&column, 0)?)
     }
 
     /// A token with the probability that the scores give it.
@@ -119,6 +174,23 @@ impl Sampler {
         // before it does.
         Ok(argmax_axis(cumulative.gt(aim)?, -1, true)?)
     }
+}
+
+/// The log probability of a token, the ids of so many of the likeliest, and theirs.
+fn tell(scores: &Array, token: &Array, top: usize) -> Result<[Array; 3]> {
+    let logprobs = scores.subtract(scores.logsumexp(true)?)?; // [V]
+    let width = logprobs.size();
+    let told = top.min(width);
+    let places = if told == 0 {
+        Array::from_slice::<u32>(&[], &[0])
+    } else {
+        let parted = argpartition_axis(&logprobs, dim(width - told), -1)?;
+        slice(&parted, &[width - told], &[width])?
+    };
+    let bits = |places: &Array| -> Result<Array> { Ok(logprobs.take_axis(places, -1)?.view::<u32>()?) };
+    let rest = Array::from_slice(&vec![0_u32; top - told], &[dim(top - told)]);
+    let padded = |array: Array| -> Result<Array> { Ok(concatenate(&[&array, &rest], 0)?) };
+    Ok([bits(token)?, padded(places.as_dtype(Dtype::Uint32)?)?, padded(bits(&places)?)?])
 }
 
 #[cfg(test)]

@@ -34,6 +34,8 @@ pub struct Metrics {
     pub inter_token_seconds: Histogram,
     /// Tokens of rendered prompts whose job was accepted.
     pub prompt_tokens: Counter,
+    /// Tokens of rows' prompts that another row had computed.
+    pub prompt_tokens_cached: Counter,
     /// Tokens generated.
     pub completion_tokens: Counter,
     /// Answers ended, by reason.
@@ -166,6 +168,7 @@ impl Metrics {
             first_token_seconds: Histogram::new(FIRST_TOKEN_BUCKETS),
             inter_token_seconds: Histogram::new(INTER_TOKEN_BUCKETS),
             prompt_tokens: Counter::default(),
+            prompt_tokens_cached: Counter::default(),
             completion_tokens: Counter::default(),
             finishes: Family::default(),
             empty_completions: Counter::default(),
@@ -194,6 +197,11 @@ impl Metrics {
         add.add("time_to_first_token_seconds", "From arrival to the first token", &self.first_token_seconds);
         add.add("inter_token_seconds", "Between two tokens of one answer", &self.inter_token_seconds);
         add.add("prompt_tokens", "Prompt tokens of accepted jobs", &self.prompt_tokens);
+        add.add(
+            "prompt_tokens_cached",
+            "Tokens of rows' prompts that another row had computed",
+            &self.prompt_tokens_cached,
+        );
         add.add("completion_tokens", "Tokens generated", &self.completion_tokens);
         add.add("finishes", "Answers ended, by reason", &self.finishes);
         add.add("empty_completions", "Answers that ended without any text", &self.empty_completions);

@@ -7,6 +7,8 @@ mod chat;
 mod drain;
 mod exit;
 mod health;
+mod memory;
 mod refusals;
+mod sampling;
 mod text;
 mod tls;

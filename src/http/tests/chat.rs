@@ -110,13 +110,34 @@ async fn e10_what_cannot_fit_or_does_not_exist_is_refused_before_it_is_queued() 
     check(saying(""), 400, "invalid_value").await;
     check(saying("refuse me"), 400, "invalid_value").await;
     check(with(saying("x"), json!({ "model": "gpt-5" })), 404, "model_not_found").await;
-    check(with(saying("x"), json!({ "logit_bias": { "260": 1 } })), 400, "invalid_value").await;
-    check(with(saying("x"), json!({ "stop_token_ids": [4_000_000] })), 400, "invalid_value").await;
     check(with(saying("x"), json!({ "n": 1_000_000 })), 400, "invalid_value").await;
-    check(with(saying("x"), json!({ "logprobs": true })), 400, "unsupported_parameter").await;
+    check(with(saying("x"), json!({ "top_logprobs": 2 })), 400, "invalid_value").await;
+    check(with(saying("x"), json!({ "min_tokens": 9, "max_tokens": 8 })), 400, "invalid_value").await;
     assert!(site.gate.opened().is_empty());
     for model in ["org/script", "script"] {
         assert_eq!(client.post(&with(saying("x"), json!({ "model": model }))).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn e4_token_ids_beyond_the_logits_are_refused_by_name() {
+    let site = site(|_| ()).await;
+    for (field, value) in [
+        ("logit_bias", json!({ "260": 1 })),
+        ("logit_bias", json!({ "4294967295": 1 })),
+        ("logit_bias", json!({ "4294967296": 1 })),
+        ("logit_bias", json!({ "-1": 1 })),
+        ("stop_token_ids", json!([260])),
+        ("stop_token_ids", json!([1, 4_294_967_296_u64])),
+        ("stop_token_ids", json!([-1])),
+    ] {
+        let reply = post(&site, &with(saying("x"), json!({ field: value }))).await;
+        assert_eq!((reply.status, reply.code().as_str()), (400, "invalid_value"), "{field}: {value}");
+        assert_eq!(reply.json()["error"]["param"], field);
+    }
+    assert!(site.gate.opened().is_empty());
+    for more in [json!({ "logit_bias": { "259": 1 } }), json!({ "stop_token_ids": [259] })] {
+        assert_eq!(post(&site, &with(saying("x"), more)).await.status, 200);
     }
 }
 

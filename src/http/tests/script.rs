@@ -6,8 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::engine::backend::{Backend, Capacity, Decoded, DeviceFault, RowId};
-use crate::job::Sampling;
+use crate::engine::backend::{Ask, Backend, Capacity, Decoded, DeviceFault, Memory, RowId};
 
 /// Ends an answer.
 pub(super) const END: u32 = 256;
@@ -112,11 +111,17 @@ impl Script {
 
 impl Backend for Script {
     fn capacity(&self) -> Capacity {
-        Capacity { context_tokens: CONTEXT, logit_width: WIDTH, rows_max: self.rows_max, prefill_chunk_tokens: 512 }
+        Capacity {
+            context_tokens: CONTEXT,
+            logit_width: WIDTH,
+            rows_max: self.rows_max,
+            prefill_chunk_tokens: 512,
+            memory: Memory::UNCOUNTED,
+        }
     }
 
-    fn open(&mut self, row: RowId, prompt: &[u32], _: &Arc<str>, _: &Sampling) -> Result<u32, DeviceFault> {
-        let bytes = prompt.iter().map(|token| u8::try_from(*token).expect("a prompt of bytes")).collect();
+    fn open(&mut self, row: RowId, ask: Ask<'_>) {
+        let bytes = ask.prompt.iter().map(|token| u8::try_from(*token).expect("a prompt of bytes")).collect();
         let text = String::from_utf8(bytes).expect("a prompt of UTF-8");
         let answer = match text.as_str() {
             FOREVER | SILENCE => VecDeque::new(),
@@ -124,8 +129,11 @@ impl Backend for Script {
             text => reply_to(text).bytes().map(u32::from).collect(),
         };
         self.gate.state.lock().opened.push(text.clone());
-        let left = u32::try_from(prompt.len()).expect("a short prompt");
+        let left = u32::try_from(ask.prompt.len()).expect("a short prompt");
         self.rows.insert(row, Row { prompt: text, left, answer, position: 0 });
+    }
+
+    fn begin(&mut self, _: RowId) -> Result<u32, DeviceFault> {
         Ok(0)
     }
 
@@ -143,14 +151,14 @@ impl Backend for Script {
                 let row = self.rows.get_mut(row).expect("the row is open");
                 row.position += 1;
                 match (row.answer.pop_front(), row.prompt.as_str()) {
-                    (Some(token), _) => Ok(Decoded::Token(token)),
+                    (Some(token), _) => Ok(Decoded::Token(token.into())),
                     (None, FOREVER) => {
                         let letter = u8::try_from((row.position - 1) % 26).expect("below 26");
-                        Ok(Decoded::Token(u32::from(b'a' + letter)))
+                        Ok(Decoded::Token(u32::from(b'a' + letter).into()))
                     }
                     (None, FAULTY) => Ok(Decoded::Failed("NaN logits".to_owned())),
                     (None, FATAL) => Err(DeviceFault("the device is gone".to_owned())),
-                    (None, _) => Ok(Decoded::Token(END)),
+                    (None, _) => Ok(Decoded::Token(END.into())),
                 }
             })
             .collect()
@@ -160,6 +168,12 @@ impl Backend for Script {
         self.rows.remove(&row).expect("the row is open");
         self.gate.state.lock().closed += 1;
     }
+
+    fn kept_bytes(&self) -> u64 {
+        0
+    }
+
+    fn shed(&mut self, _: u64) {}
 
     fn idle(&mut self) {}
 }
