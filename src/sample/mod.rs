@@ -48,7 +48,7 @@ pub enum Choice {
     Failed(String),
 }
 
-/// The next token of each row, given the scores of all, `[…, R, V]`, as [`crate::kernels::choose`] lays it out: in its first
+/// The next token of each row, given the scores of all, `[…, R, V]`, as [`crate::kernels::choose()`] lays it out: in its first
 /// row the tokens, always valid ids and what the next step is fed with; [`read`] takes the rest. Nothing is evaluated, but
 /// masks are waited for.
 ///

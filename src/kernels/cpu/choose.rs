@@ -258,7 +258,7 @@ struct Logprobs {
 }
 
 impl Logprobs {
-    /// Writes the token's, the ids of the highest and theirs, as [`crate::kernels::choose`] lays them out.
+    /// Writes the token's, the ids of the highest and theirs, as [`crate::kernels::choose()`] lays them out.
     fn tell(&self, token: usize, told: &mut [u32]) {
         let bits = |place: usize| (self.relative[place] - self.logarithm).to_bits();
         let Some((chosen, rest)) = told.split_first_mut() else { return };
