@@ -7,6 +7,7 @@ mod chat;
 mod drain;
 mod exit;
 mod health;
+#[cfg(target_os = "linux")] // It asks the kernel what the process has.
 mod memory;
 mod refusals;
 mod sampling;

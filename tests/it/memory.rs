@@ -24,7 +24,6 @@ fn body(words: usize, tokens: u32) -> Value {
     json!({"messages": [{"role": "user", "content": text}], "max_tokens": tokens, "ignore_eos": true, "temperature": 0})
 }
 
-#[cfg(target_os = "linux")]
 #[test]
 fn m1_what_never_fits_is_a_503_naming_the_sizes_and_what_does_not_fit_yet_waits() {
     const LIMIT_MB: u64 = 240;
@@ -59,7 +58,6 @@ fn m1_what_never_fits_is_a_503_naming_the_sizes_and_what_does_not_fit_yet_waits(
     assert!(peak_mb <= LIMIT_MB + OUTSIDE_MB, "{peak_mb} MiB were taken, {LIMIT_MB} MiB were allowed");
 }
 
-#[cfg(target_os = "linux")]
 #[test]
 fn m4_after_work_memory_goes_back_to_what_an_idle_server_has() {
     let running = Server::new(&models::default_model()).with(["--prefix-cache-mb", "0"]).ready();
