@@ -17,6 +17,7 @@ use sanctum_mlx::engine::handle::{Events, Handle, Refusal};
 use sanctum_mlx::engine::stepped::Stepped;
 use sanctum_mlx::job::{Event, Failure, Finish, Job, Limits, Sampling};
 use sanctum_mlx::lifecycle::Lifecycle;
+use sanctum_mlx::platform::pressure::Pressure;
 use sanctum_mlx::prefix::{self, Index};
 
 /// Schedules of a usual run.
@@ -95,6 +96,8 @@ struct World {
     decoded: Vec<RowId>,
     /// Prompt tokens evaluated since the last look.
     evaluated: u32,
+    /// Rows closed since the last look.
+    closed: u32,
     /// Decode calls until the device fails.
     fault_at: Option<u64>,
 }
@@ -174,6 +177,7 @@ impl Backend for World {
 
     fn close(&mut self, id: RowId) {
         let row = self.rows.remove(&id).expect("a row is closed once");
+        self.closed += 1;
         let bytes = self.capacity.memory.row_bytes(row.cached.len() as u32);
         if row.cached.len() >= SHARED_MIN && !row.prompt.contains(&POISON) {
             self.kept.insert(&row.scope, row.cached.clone(), (Arc::clone(&row.scope), row.cached), bytes);
@@ -279,6 +283,7 @@ impl Sim {
             opened: Vec::new(),
             decoded: Vec::new(),
             evaluated: 0,
+            closed: 0,
             fault_at,
         };
         let lifecycle = Lifecycle::new();
@@ -322,6 +327,10 @@ impl Sim {
 
     fn come_and_go(&mut self) {
         self.now += Duration::from_millis(self.chance.below(20));
+        if self.chance.one_in(10) {
+            let levels = [Pressure::Normal, Pressure::Normal, Pressure::Warning, Pressure::Critical];
+            self.lifecycle.shortage.set(levels[self.chance.below(4) as usize]);
+        }
         for _ in 0..self.chance.below(3) {
             self.submit();
         }
@@ -372,6 +381,7 @@ impl Sim {
                 assert_eq!((bytes, bytes_max), (memory.fixed_bytes + memory.row_bytes(tokens), memory.bytes_max));
                 assert!(bytes > bytes_max, "refused only when it never fits");
             }
+            Err(Refusal::Shortage) => assert_eq!(self.lifecycle.shortage.now(), Pressure::Critical),
             Err(Refusal::NotReady(_)) => assert!(self.dead, "ready while it lives"),
         }
     }
@@ -391,6 +401,10 @@ impl Sim {
         }
         let world = self.engine.backend();
         assert!(world.bytes() <= world.capacity.memory.rows_bytes_max(), "memory is never overdrawn");
+        // What a row that ended in this very turn has left is dropped in the next one.
+        let ended = world.closed > 0;
+        let short = self.lifecycle.shortage.now() >= Pressure::Warning;
+        assert!(!short || ended || world.kept.is_empty(), "nothing is kept while the system is short of memory");
         assert!(world.evaluated <= CHUNK, "a turn evaluates one chunk of prompts at most");
         let still_open = |row: &RowId| world.rows.contains_key(row);
         assert!(
@@ -411,6 +425,7 @@ impl Sim {
     fn engine_forget(&mut self) {
         let world = self.engine.backend_mut();
         world.evaluated = 0;
+        world.closed = 0;
         world.decoded.clear();
     }
 
@@ -483,6 +498,7 @@ fn one_request_starts_within_one_completed_row_of_a_client_with_sixty_four() {
             opened: Vec::new(),
             decoded: Vec::new(),
             evaluated: 0,
+            closed: 0,
             fault_at: None,
         };
         let lifecycle = Lifecycle::new();

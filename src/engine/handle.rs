@@ -15,6 +15,7 @@ use crate::job::{Event, Failure, Job, JobId};
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::phase::Phase;
 use crate::platform::clock;
+use crate::platform::pressure::Pressure;
 
 /// Events besides tokens: admission, prefill and the terminal one.
 const EVENTS_BESIDE_TOKENS: usize = 3;
@@ -34,6 +35,8 @@ pub enum Refusal {
         /// What everything may take.
         bytes_max: u64,
     },
+    /// The system is so short of memory that nothing new is begun.
+    Shortage,
     /// The process cannot answer in this phase.
     NotReady(Phase),
 }
@@ -99,6 +102,9 @@ impl Handle {
         let context = capacity.context_tokens as usize;
         assert!(job.prompt.len() + job.limits.tokens_max as usize <= context, "the edge checks the context");
 
+        if self.lifecycle.shortage.now() == Pressure::Critical {
+            return Err(Refusal::Shortage);
+        }
         let memory = capacity.memory;
         let bytes = memory.fixed_bytes.saturating_add(memory.row_bytes(job.tokens()));
         if bytes > memory.bytes_max {

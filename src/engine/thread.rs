@@ -19,6 +19,7 @@ use crate::job::{Event, Failure, Job, Sampling};
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::heartbeat::Unit;
 use crate::platform::allocator;
+use crate::platform::pressure::Pressure;
 
 /// An idle thread looks up this often, to show that it is alive.
 const IDLE_BEAT: Duration = Duration::from_secs(1);
@@ -163,6 +164,7 @@ impl<B: Backend> Inference<B> {
             return Ok(Heard::Stop);
         }
         self.sweep(now);
+        self.relieve();
         self.round()?;
         Ok(Heard::Work)
     }
@@ -227,6 +229,15 @@ impl<B: Backend> Inference<B> {
         let cancelled: Vec<RowId> = self.rows.iter().filter(|row| row.is_cancelled()).map(|row| row.id).collect();
         for row in cancelled {
             self.close(row);
+        }
+    }
+
+    /// Gives back what is kept for later, if the system is short of memory.
+    fn relieve(&mut self) {
+        if self.lifecycle.shortage.now() >= Pressure::Warning && self.backend.kept_bytes() > 0 {
+            tracing::info!(bytes = self.backend.kept_bytes(), "dropping what finished rows left");
+            self.backend.shed(0);
+            self.used = true;
         }
     }
 

@@ -68,6 +68,9 @@ pub(crate) enum Problem {
          server with a larger --memory-limit-mb", .bytes.div_ceil(1 << 20), .bytes_max >> 20
     )]
     MemoryShort { bytes: u64, bytes_max: u64 },
+    /// The system is short of memory.
+    #[error("the machine is short of memory, so nothing new is begun; come back later")]
+    Shortage,
     /// The process cannot answer in this phase.
     #[error("the server cannot answer, it is {phase}{}", reason_shown(.reason.as_deref()))]
     NotReady { phase: Phase, reason: Option<String>, retry_after_seconds: u32 },
@@ -116,6 +119,7 @@ impl Problem {
             Self::QueueFull { .. } => (S::TOO_MANY_REQUESTS, "rate_limit_error", "queue_full"),
             Self::NotReady { phase, .. } => (S::SERVICE_UNAVAILABLE, OURS, phase.as_str()),
             Self::MemoryShort { .. } => (S::SERVICE_UNAVAILABLE, OURS, "memory_short"),
+            Self::Shortage => (S::SERVICE_UNAVAILABLE, OURS, "memory_pressure"),
             Self::Draining => (S::SERVICE_UNAVAILABLE, OURS, "draining"),
             Self::Failed(Failure::QueueTimeout) => (S::SERVICE_UNAVAILABLE, OURS, "queue_timeout"),
             Self::Failed(Failure::Row(_)) => (S::INTERNAL_SERVER_ERROR, OURS, "generation_failed"),
@@ -209,6 +213,8 @@ mod tests {
             Problem::NotJson,
             Problem::HeadersTooMany,
             Problem::QueueFull { retry_after_seconds: 3 },
+            Problem::MemoryShort { bytes: 530 << 20, bytes_max: 240 << 20 },
+            Problem::Shortage,
             Problem::NotReady { phase: Phase::Stalled, reason: Some("no progress".to_owned()), retry_after_seconds: 2 },
             Problem::Draining,
             Problem::Failed(Failure::QueueTimeout),

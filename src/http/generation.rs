@@ -353,6 +353,7 @@ fn refused(state: &State, refusal: Refusal) -> Problem {
     match refusal {
         Refusal::QueueFull { retry_after_seconds } => Problem::QueueFull { retry_after_seconds },
         Refusal::TooLarge { bytes, bytes_max } => Problem::MemoryShort { bytes, bytes_max },
+        Refusal::Shortage => Problem::Shortage,
         Refusal::NotReady(phase) => {
             let reason = state.lifecycle.phase.reason();
             Problem::NotReady { phase, reason, retry_after_seconds: state.engine.retry_after_seconds() }

@@ -6,6 +6,7 @@ pub mod drain;
 pub mod exit;
 pub mod heartbeat;
 pub mod phase;
+pub mod shortage;
 pub mod signal;
 pub mod stall;
 pub mod stop;
@@ -20,6 +21,7 @@ use drain::Drain;
 use exit::{ExitCode, ExitOrders, Order};
 use heartbeat::Heartbeat;
 use phase::{Phase, PhaseCell};
+use shortage::Shortage;
 
 /// After the engine's death, in-flight requests get their answer within this; then the process is gone.
 const DEATH_GRACE: Duration = Duration::from_millis(1_500);
@@ -33,6 +35,8 @@ pub struct Lifecycle {
     pub heartbeat: Heartbeat,
     /// The way down: tokens and the count of what is in flight.
     pub drain: Drain,
+    /// How short the system is of memory.
+    pub shortage: Shortage,
     /// The way to the exit thread.
     pub exit: ExitOrders,
     /// Cancelled when the inference thread is gone or will never answer again.
@@ -47,6 +51,7 @@ impl Lifecycle {
             phase: PhaseCell::new(),
             heartbeat: Heartbeat::new(),
             drain: Drain::new(),
+            shortage: Shortage::new(),
             exit: ExitOrders::new(),
             dead: CancellationToken::new(),
         })

@@ -1,5 +1,6 @@
 //! The watch thread: once a tick it reads the heartbeat and acts on the verdict. It owns the way from silence to an exit
-//! (P3), the lateness of the async runtime (P8) and the forgiveness after sleep or SIGSTOP (P10); it waits for nobody.
+//! (P3), the lateness of the async runtime (P8), the forgiveness after sleep or SIGSTOP (P10), and the look at the system's memory
+//! (M2); it waits for nobody.
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -9,7 +10,7 @@ use crate::lifecycle::Lifecycle;
 use crate::lifecycle::phase::Phase;
 use crate::lifecycle::signal::dump_threads;
 use crate::lifecycle::stall::{self, LATE_TICK, StallLimits, Verdict};
-use crate::platform::clock;
+use crate::platform::{clock, pressure};
 
 /// Lateness of the runtime's ticker that is logged with a thread dump.
 const RUNTIME_STUCK_MS: u64 = 1_000;
@@ -80,6 +81,7 @@ impl Watch {
         }
         self.look_at_engine();
         self.look_at_runtime();
+        self.lifecycle.shortage.set(pressure::now());
     }
 
     fn look_at_engine(&self) {

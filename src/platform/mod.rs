@@ -6,6 +6,7 @@ pub mod clock;
 pub mod files;
 pub mod host;
 pub mod mapping;
+pub mod pressure;
 pub mod process;
 pub mod rlimits;
 pub mod signals;

@@ -1,12 +1,12 @@
 //! Memory: what is refused because it never fits, what waits until it does, and what is given back.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sanctum_mlx::client::Client;
 use serde_json::{Value, json};
 
 use crate::support::server::{Running, Server};
-use crate::support::{eventually, models};
+use crate::support::{SLACK, eventually, models};
 
 /// Bytes of memory that the process has now.
 fn resident_bytes(running: &Running) -> u64 {
@@ -71,5 +71,7 @@ fn m4_after_work_memory_goes_back_to_what_an_idle_server_has() {
         (seen.1 > 10).then_some(bytes)
     });
     std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(|| ask(600, 300)))));
+    let done = Instant::now();
     eventually("memory is back within five percent", || (resident_bytes(&running) <= idle / 100 * 105).then_some(()));
+    assert!(done.elapsed() <= Duration::from_secs(10) + SLACK, "it took {:?}", done.elapsed());
 }

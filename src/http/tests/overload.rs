@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::http::tests::client::{chat_request, content, events, saying, streaming};
+use crate::http::tests::client::{Client, chat_request, content, events, saying, streaming};
 use crate::http::tests::script::{FOREVER, reply_to};
 use crate::http::tests::site::{SLACK, Site, eventually, site};
 use crate::http::tests::stopwatch::Stopwatch;
+use crate::lifecycle::shortage::Pressure;
 
 /// A server whose one row is taken by a request that is held at the gate.
-async fn busy_site(change: impl FnOnce(&mut crate::config::settings::Settings)) -> (Site, impl Sized) {
+async fn busy_site(change: impl FnOnce(&mut crate::config::settings::Settings)) -> (Site, Client) {
     let site = site(change).await;
     site.gate.shut();
     let mut holder = site.connect().await;
@@ -177,4 +178,22 @@ async fn o7_a_request_ends_at_its_own_deadline_with_what_it_has() {
     let request = chat_request(&saying(FOREVER));
     client.send(request.replacen("\r\n", "\r\nX-Request-Timeout: 0.2\r\n", 1)).await;
     assert_eq!(client.reply().await.json()["timings"]["code"], "deadline");
+}
+
+#[tokio::test]
+async fn m2_short_of_memory_nothing_new_is_begun_and_what_runs_goes_on() {
+    let (site, holder) = busy_site(|_| ()).await;
+    site.state.lifecycle.shortage.set(Pressure::Critical);
+    for body in [saying("more"), streaming("more")] {
+        let reply = site.connect().await.post(&body).await;
+        assert_eq!((reply.status, reply.code().as_str()), (503, "memory_pressure"));
+        assert!(reply.header("retry-after").is_some());
+    }
+    let before = site.gate.decoded();
+    step_until(&site, "the running one goes on", || site.gate.decoded() > before + 3).await;
+    site.state.lifecycle.shortage.set(Pressure::Warning);
+    drop(holder);
+    site.gate.open();
+    let reply = site.connect().await.post(&saying("again")).await;
+    assert_eq!(reply.status, 200, "a warning takes what is kept, not what is asked");
 }
