@@ -8,7 +8,7 @@ mod sampling;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use constraint::{Constraint, Mask};
+pub use constraint::{Constraint, Mask, allows};
 pub use sampling::{Logprobs, Sampling, Token};
 
 /// One generation to run: a prompt already encoded, how to sample, and when to stop.

@@ -11,6 +11,7 @@
 //! | [`job`] | the words that `http` and `engine` share |
 //! | [`api`] | OpenAI's wire types |
 //! | [`text`] | tokenizer, chat template, incremental detokenizer, stop strings |
+//! | [`grammar`] | structured output: what an answer must look like, as masks over tokens |
 //! | [`prefix`] | the index of retained prompt states, generic over them |
 //! | [`engine`] | the inference thread: commands, scheduler, rows, the trait [`engine::backend::Backend`] |
 //! | [`mlx`] | a thread-confined façade over mlx-rs |
@@ -55,6 +56,7 @@ pub mod telemetry;
 pub mod job;
 pub mod api;
 pub mod text;
+pub mod grammar;
 pub mod prefix;
 pub mod engine;
 pub mod mlx;

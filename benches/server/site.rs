@@ -58,7 +58,7 @@ impl Site {
         let Engine { handle, started, ended } = engine;
         let capacity = runtime.block_on(started).expect("the engine tells").expect("the backend starts");
         let metrics = Arc::new(Metrics::new());
-        let served = Served { card: card(capacity.context_tokens), text: Arc::clone(&text) };
+        let served = Served::new(card(capacity.context_tokens), Arc::clone(&text));
         let state = Arc::new(State {
             engine: handle.clone(),
             served: OnceLock::from(served),

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::api::error::Invalid;
 use crate::api::fields::{Fields, whole};
+use crate::api::form::{self, Restriction};
 use crate::api::{json, messages, unserved};
 
 /// Bytes of one stop string; each streamed token is searched for it.
@@ -54,6 +55,8 @@ pub struct ChatRequest {
     pub tokens_min: u32,
     /// Log probabilities are returned, and those of so many alternatives to each token.
     pub logprobs: Option<u32>,
+    /// What the answer must look like.
+    pub restriction: Option<Restriction>,
     /// Strings that end the answer and are not part of it.
     pub stop: Vec<String>,
     /// Token ids that end the answer, besides the model's own.
@@ -124,6 +127,7 @@ impl ChatRequest {
             tokens_max: tokens_max(&mut fields)?,
             tokens_min: fields.whole("min_tokens", 0..=i64::from(u32::MAX))?.map_or(0, small),
             logprobs: logprobs(&mut fields, bounds)?,
+            restriction: form::read(&mut fields)?,
             stop: stop(&mut fields, bounds)?,
             stop_token_ids: stop_token_ids(&mut fields)?,
             ignore_eos: fields.flag("ignore_eos")?.unwrap_or(false),
@@ -303,7 +307,7 @@ fn tools(fields: &mut Fields, bounds: &Bounds) -> Result<Option<Vec<Value>>, Inv
 fn forced_call() -> Invalid {
     Invalid::unsupported(
         "tool_choice",
-        "`tool_choice` other than `auto` and `none` is not supported: constrained decoding is not served yet",
+        "`tool_choice` other than `auto` and `none` is not supported: calls are not parsed yet",
     )
 }
 
@@ -417,7 +421,7 @@ mod tests {
             { "function_call": "auto" }, { "audio": {} }, { "modalities": ["text", "audio"] }, { "prediction": {} },
             { "web_search_options": {} }, { "best_of": 2 }, { "bad_words": ["a"] }, { "cache_salt": "x" },
             { "prompt_embeds": "" }, { "guided_json": {} }, { "logprobs": 1 }, { "top_logprobs": 3 }, { "min_tokens": -1 },
-            { "logprobs": true, "top_logprobs": 21 }, { "typical_p": 1.5 }, { "response_format": { "type": "json_object" } }, { "response_format": { "type": "xml" } },
+            { "logprobs": true, "top_logprobs": 21 }, { "typical_p": 1.5 }, { "choice": [] }, { "response_format": { "type": "xml" } },
             { "structured_outputs": {} }, { "thinking_budget": 5 }, { "model": 5 }
         ]);
         let Value::Array(cases) = cases else { unreachable!("written as an array above") };

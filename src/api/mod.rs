@@ -6,6 +6,7 @@ pub mod answer;
 pub mod chat;
 pub mod error;
 mod fields;
+pub mod form;
 pub mod ignored;
 pub mod json;
 mod messages;

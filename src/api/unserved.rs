@@ -1,5 +1,5 @@
 //! Fields that this server knows and does not serve. Each is a 400 that says what to use instead: a client that asked
-//! for constrained output must not get free text that looks like an answer.
+//! for something else must not get what looks like an answer.
 
 use serde_json::Value;
 
@@ -20,10 +20,6 @@ const REFUSED: &[(&str, &str)] = &[
 
 /// Part of the contract, not served by this version.
 const NOT_YET: &[(&str, &str)] = &[
-    ("structured_outputs", "constrained decoding is not served yet"),
-    ("regex", "constrained decoding is not served yet"),
-    ("grammar", "constrained decoding is not served yet"),
-    ("choice", "constrained decoding is not served yet"),
     ("thinking_budget", "reasoning budgets are not served yet; use `max_completion_tokens`"),
     ("thinking_token_budget", "reasoning budgets are not served yet; use `max_completion_tokens`"),
     ("reasoning_max_tokens", "reasoning budgets are not served yet; use `max_completion_tokens`"),
@@ -42,8 +38,7 @@ pub(crate) fn refuse(fields: &mut Fields, names: &[String]) -> Result<(), Invali
         return Err(Invalid::unsupported(name, message));
     }
     neutral(fields, "best_of", &Value::from(1), "use `n`, which returns every answer")?;
-    neutral(fields, "modalities", &serde_json::json!(["text"]), "this server generates text only")?;
-    response_format(fields)
+    neutral(fields, "modalities", &serde_json::json!(["text"]), "this server generates text only")
 }
 
 /// Takes the field if it holds its neutral value, refuses any other.
@@ -53,20 +48,5 @@ fn neutral(fields: &mut Fields, name: &str, value: &Value, instead: &str) -> Res
             Err(Invalid::unsupported(name, format!("`{name}` other than {value} is not supported: {instead}")))
         }
         Some(_) | None => Ok(()),
-    }
-}
-
-fn response_format(fields: &mut Fields) -> Result<(), Invalid> {
-    let Some(format) = fields.object("response_format")? else { return Ok(()) };
-    match format.get("type").and_then(Value::as_str) {
-        Some("text") => Ok(()),
-        Some("json_object" | "json_schema") => Err(Invalid::unsupported(
-            "response_format",
-            "`response_format` other than `text` is not supported: constrained decoding is not served yet",
-        )),
-        Some(_) | None => Err(Invalid::value(
-            "response_format.type",
-            "`response_format.type` must be one of `text`, `json_object`, `json_schema`",
-        )),
     }
 }

@@ -57,7 +57,7 @@ pub(super) fn open(settings: &Settings) -> anyhow::Result<Opened> {
 impl Opened {
     /// What `http` may know of the loaded model.
     pub(super) fn served(&self) -> Served {
-        Served { card: self.card.clone(), text: Arc::clone(&self.text) }
+        Served::new(self.card.clone(), Arc::clone(&self.text))
     }
 
     /// Puts the model on the device; for the inference thread.

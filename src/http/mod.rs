@@ -8,6 +8,7 @@ pub mod admin;
 mod body;
 mod chat;
 mod connection;
+mod constrain;
 mod error;
 mod generation;
 mod guard;
@@ -67,6 +68,17 @@ pub struct Served {
     pub card: ModelCard,
     /// Its tokenizer and chat template.
     pub text: Arc<Text>,
+    /// Makes its answers keep to a form.
+    pub constrainer: Arc<Constrainer>,
+}
+
+impl Served {
+    /// A model of this card that speaks like this.
+    #[must_use]
+    pub fn new(card: ModelCard, text: Arc<Text>) -> Self {
+        let constrainer = Arc::new(Constrainer::new(Arc::clone(&text)));
+        Self { card, text, constrainer }
+    }
 }
 
 /// What clients may know about the loaded model, and what its makers recommend.
@@ -101,4 +113,5 @@ pub struct Defaults {
     pub repetition_penalty: Option<f32>,
 }
 
+pub use constrain::Constrainer;
 pub use guard::Door;

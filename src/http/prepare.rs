@@ -11,6 +11,7 @@ use crate::api::chat::{self, Bounds, ChatRequest, Delivery};
 use crate::api::error::Invalid;
 use crate::config::settings::Settings;
 use crate::engine::backend::Capacity;
+use crate::http::constrain::Restricted;
 use crate::http::error::Problem;
 use crate::http::{Defaults, Served, models};
 use crate::job::{Failure, Job, JobId, Limits, Sampling};
@@ -23,6 +24,8 @@ pub(crate) struct Prepared {
     /// Log probabilities are returned.
     pub(crate) logprobs: bool,
     sampling: Sampling,
+    /// What each answer must look like.
+    restricted: Option<Restricted>,
     tokens_max: u32,
     stop_tokens: Vec<u32>,
     pub(crate) n: u32,
@@ -57,6 +60,7 @@ pub(crate) fn prepare(
         models::check_name(&served.card, name)?;
     }
     check_token_ids(&request, capacity.logit_width)?;
+    check_endings(&request)?;
     let prompt = served
         .text
         .prompt(&request.messages, request.tools.as_deref(), &request.template_arguments, capacity.context_tokens)
@@ -70,8 +74,10 @@ pub(crate) fn prepare(
     sampling.tokens_min = request.tokens_min;
     sampling.ends = if request.tokens_min > 0 { stop_tokens.clone() } else { Vec::new() };
     sampling.logprobs = request.logprobs;
+    let restricted = request.restriction.map(|form| served.constrainer.restrict(form, capacity.logit_width));
     Ok(Prepared {
         prompt,
+        restricted: restricted.transpose()?,
         logprobs: sampling.logprobs.is_some(),
         sampling,
         tokens_max,
@@ -94,7 +100,7 @@ impl Prepared {
             prompt: self.prompt.clone(),
             scope: Arc::clone(scope),
             sampling: Sampling { seed, ..self.sampling.clone() },
-            constraint: None,
+            constraint: self.restricted.as_ref().map(Restricted::constraint),
             limits: Limits { tokens_max: self.tokens_max, stop_tokens: self.stop_tokens.clone(), queue_deadline },
         }
     }
@@ -125,6 +131,23 @@ fn check_token_ids(request: &ChatRequest, logit_width: u32) -> Result<(), Invali
     };
     check("logit_bias", request.sampling.logit_bias.iter().map(|(id, _)| *id).max())?;
     check("stop_token_ids", request.stop_token_ids.iter().copied().max())
+}
+
+/// An answer of a certain form is over when it is complete, whatever else is asked for.
+fn check_endings(request: &ChatRequest) -> Result<(), Invalid> {
+    let Some(restriction) = &request.restriction else { return Ok(()) };
+    let conflict = |name: &str| {
+        let field = restriction.field;
+        Err(Invalid::value(
+            name,
+            format!("`{name}` cannot be combined with `{field}`, whose answers end when complete"),
+        ))
+    };
+    match request {
+        ChatRequest { ignore_eos: true, .. } => conflict("ignore_eos"),
+        ChatRequest { tokens_min: 1.., .. } => conflict("min_tokens"),
+        _ => Ok(()),
+    }
 }
 
 fn check_prompt(prompt: &[u32], capacity: Capacity) -> Result<(), Problem> {

@@ -10,6 +10,7 @@ pub mod detokenizer;
 mod messages;
 mod pieces;
 mod python;
+pub mod shape;
 pub mod stop;
 pub mod template;
 pub mod tokenizer;

@@ -11,5 +11,6 @@ mod health;
 mod memory;
 mod refusals;
 mod sampling;
+mod structured;
 mod text;
 mod tls;

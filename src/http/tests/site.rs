@@ -85,7 +85,7 @@ pub(super) async fn site_on(surface: Surface, change: impl FnOnce(&mut Settings)
     let metrics = Arc::new(Metrics::new());
     let state = Arc::new(State {
         engine: engine.handle,
-        served: OnceLock::from(Served { card: card(), text: Arc::new(text()) }),
+        served: OnceLock::from(Served::new(card(), Arc::new(text()))),
         door: Door::new(&settings.listen),
         settings: Arc::new(settings),
         lifecycle,
