@@ -43,7 +43,8 @@ fn chat(text: &Text) -> Vec<Value> {
     for (turn, lines) in words.chunks(12).cycle().enumerate() {
         let role = if turn % 2 == 0 { "user" } else { "assistant" };
         messages.push(json!({"role": role, "content": lines.concat()}));
-        if turn % 16 == 0 && text.prompt(&messages, None, &Map::new(), ROOMY).expect("a prompt").len() >= TOKENS {
+        if turn % 16 == 0 && text.prompt(&messages, None, &Map::new(), ROOMY).expect("a prompt").tokens.len() >= TOKENS
+        {
             break;
         }
     }
@@ -55,7 +56,7 @@ fn encoding(criterion: &mut Criterion) {
     let text = default_text::text(&source);
     let bare = bare(&source);
     let messages = chat(&text);
-    let prompt = text.prompt(&messages, None, &Map::new(), ROOMY).expect("a prompt");
+    let prompt = text.prompt(&messages, None, &Map::new(), ROOMY).expect("a prompt").tokens;
     let rendered: String = prompt
         .iter()
         .map(|&id| String::from_utf8_lossy(text.tokenizer().token_bytes(id).unwrap_or_default()).into_owned())

@@ -64,7 +64,8 @@ pub(crate) fn prepare(
     let prompt = served
         .text
         .prompt(&request.messages, request.tools.as_deref(), &request.template_arguments, capacity.context_tokens)
-        .map_err(unspeakable)?;
+        .map_err(unspeakable)?
+        .tokens;
     check_prompt(&prompt, capacity)?;
     let tokens_max = tokens_max(&request, prompt.len(), capacity, limits.tokens_default)?;
 

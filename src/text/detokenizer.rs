@@ -13,6 +13,8 @@ use crate::text::pieces::Pieces;
 pub struct Detokenizer {
     /// What each id stands for; shared with the tokenizer.
     pieces: Arc<Pieces>,
+    /// Control tokens that are shown, ascending.
+    markers: Arc<[u32]>,
     /// Bytes that begin a character and do not end it yet.
     pending: Vec<u8>,
     /// The next text opens the answer, and the vocabulary writes a space there that is not part of it.
@@ -20,14 +22,14 @@ pub struct Detokenizer {
 }
 
 impl Detokenizer {
-    pub(super) fn new(pieces: Arc<Pieces>, strips_space: bool) -> Self {
-        Self { pieces, pending: Vec::new(), strips_space }
+    pub(super) fn new(pieces: Arc<Pieces>, markers: Arc<[u32]>, strips_space: bool) -> Self {
+        Self { pieces, markers, pending: Vec::new(), strips_space }
     }
 
-    /// Takes the next token and gives back the characters that are complete now. Control tokens and ids beyond the
-    /// vocabulary add nothing.
+    /// Takes the next token and gives back the characters that are complete now. Control tokens that are no
+    /// markers, and ids beyond the vocabulary, add nothing.
     pub fn push(&mut self, id: u32) -> String {
-        let mut bytes = self.pieces.shown(id);
+        let mut bytes = shown(&self.pieces, &self.markers, id);
         if self.strips_space && !bytes.is_empty() {
             self.strips_space = false;
             bytes = bytes.strip_prefix(b" ").unwrap_or(bytes);
@@ -71,6 +73,14 @@ fn complete(bytes: &[u8], pending: &mut Vec<u8>) -> String {
     }
 }
 
+/// The bytes that a token adds to an answer.
+fn shown<'a>(pieces: &'a Pieces, markers: &[u32], id: u32) -> &'a [u8] {
+    if pieces.is_control(id) && markers.binary_search(&id).is_err() {
+        return &[];
+    }
+    pieces.bytes(id).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -89,7 +99,7 @@ mod tests {
     }
 
     fn decode(ids: impl IntoIterator<Item = u32>, strips_space: bool) -> Vec<String> {
-        let mut detokenizer = Detokenizer::new(bytes_and_words(), strips_space);
+        let mut detokenizer = Detokenizer::new(bytes_and_words(), Arc::new([]), strips_space);
         let mut texts: Vec<String> = ids.into_iter().map(|id| detokenizer.push(id)).collect();
         texts.push(detokenizer.finish());
         texts
@@ -118,11 +128,18 @@ mod tests {
         assert_eq!(decode([259, 256, 9999], true).concat(), "the");
     }
 
+    #[test]
+    fn a_marker_is_shown_though_it_is_a_control_token() {
+        let mut detokenizer = Detokenizer::new(bytes_and_words(), Arc::new([259]), false);
+        assert_eq!([259, 256].map(|id| detokenizer.push(id)), ["</s>", " the"]);
+    }
+
     proptest! {
         #[test]
         fn pushing_one_by_one_equals_decoding_the_whole(ids in prop::collection::vec(0..262u32, 0..64)) {
             let pieces = bytes_and_words();
-            let whole: Vec<u8> = ids.iter().flat_map(|&id| pieces.shown(id)).copied().collect();
+            let shown = ids.iter().filter(|&&id| !pieces.is_control(id));
+            let whole: Vec<u8> = shown.flat_map(|&id| pieces.bytes(id).unwrap_or_default()).copied().collect();
             prop_assert_eq!(decode(ids, false).concat(), String::from_utf8_lossy(&whole).into_owned());
         }
     }

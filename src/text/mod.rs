@@ -6,7 +6,10 @@
 //! Invariants: everything here is a function of its arguments (but for the date a template asks for); [`Text`] is
 //! shared by all requests and has no state; a failure belongs to one request.
 
+pub mod answer;
+pub mod channel;
 pub mod detokenizer;
+mod marker;
 mod messages;
 mod pieces;
 mod python;
@@ -14,16 +17,20 @@ pub mod shape;
 pub mod stop;
 pub mod template;
 pub mod tokenizer;
+pub mod tools;
 pub mod vocabulary;
 mod words;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
+use crate::text::channel::format::{Format, Opening};
 use crate::text::detokenizer::Detokenizer;
 use crate::text::template::{ChatTemplate, TemplateError};
 use crate::text::tokenizer::{Beginning, Tokenizer, TokenizerError};
+use crate::text::tools::ToolFormat;
 use crate::text::vocabulary::GgufVocabulary;
 
 /// Control tokens that end a turn, by the names that model families give them. A model may produce any of its own,
@@ -40,6 +47,12 @@ const TURN_ENDS: [&str; 10] = [
     "<end_of_turn>",
     "<\u{ff5c}end\u{2581}of\u{2581}sentence\u{ff5c}>",
 ];
+
+/// Harmony's: there `<|end|>` ends one message of an answer, and these end the answer.
+const HARMONY_TURN_ENDS: [&str; 2] = ["<|return|>", "<|call|>"];
+
+/// The token that in Harmony does not end the answer.
+const HARMONY_MESSAGE_END: &str = "<|end|>";
 
 /// The special tokens that templates name, where `tokenizer_config.json` has them.
 const NAMED_TOKENS: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];
@@ -87,6 +100,19 @@ pub struct Text {
     template: Option<ChatTemplate>,
     /// Tokens that end an answer, ascending.
     end_ids: Vec<u32>,
+    /// How answers are laid out.
+    format: Format,
+    /// Control tokens that answers are read by, so that they must come as text; ascending.
+    marker_ids: Arc<[u32]>,
+}
+
+/// A conversation, ready for the model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prompt {
+    /// What is evaluated; at least one token.
+    pub tokens: Vec<u32>,
+    /// How the answer begins behind it.
+    pub opening: Opening,
 }
 
 impl Text {
@@ -94,12 +120,20 @@ impl Text {
     /// known to end a turn are added.
     #[must_use]
     pub fn new(tokenizer: Tokenizer, template: Option<ChatTemplate>, end_ids: &[u32]) -> Self {
-        let known = TURN_ENDS.iter().filter_map(|token| tokenizer.id_of(token));
-        let known = known.filter(|&id| tokenizer.is_control(id));
-        let mut end_ids: Vec<u32> = end_ids.iter().copied().chain(known).collect();
+        let control = |token: &&str| tokenizer.id_of(token).filter(|&id| tokenizer.is_control(id));
+        let source = template.as_ref().map(ChatTemplate::source).unwrap_or_default();
+        let format = Format::of_template(source, &|token| tokenizer.id_of(token).is_some());
+        let mut end_ids: Vec<u32> = end_ids.iter().copied().chain(TURN_ENDS.iter().filter_map(control)).collect();
+        if format.tools == Some(ToolFormat::Harmony) {
+            let message_end = control(&HARMONY_MESSAGE_END);
+            end_ids.retain(|&id| Some(id) != message_end);
+            end_ids.extend(HARMONY_TURN_ENDS.iter().filter_map(control));
+        }
         end_ids.sort_unstable();
         end_ids.dedup();
-        Self { tokenizer, template, end_ids }
+        let mut marker_ids: Vec<u32> = format.control_markers().iter().filter_map(control).collect();
+        marker_ids.sort_unstable();
+        Self { tokenizer, template, end_ids, format, marker_ids: marker_ids.into() }
     }
 
     /// From the files of a Hugging Face folder: the path of `tokenizer.json`, the content of `tokenizer_config.json`,
@@ -147,9 +181,10 @@ impl Text {
         tools: Option<&[Value]>,
         kwargs: &Map<String, Value>,
         tokens_max: u32,
-    ) -> Result<Vec<u32>, TextError> {
+    ) -> Result<Prompt, TextError> {
         let template = self.template.as_ref().ok_or(TextError::NoTemplate)?;
-        self.encode(&template.render(messages, tools, true, kwargs)?, tokens_max)
+        let rendered = template.render(messages, tools, true, kwargs)?;
+        Ok(Prompt { tokens: self.encode(&rendered, tokens_max)?, opening: self.format.opening(&rendered) })
     }
 
     /// The prompt of a plain text, of `tokens_max` tokens at most.
@@ -164,7 +199,19 @@ impl Text {
     /// Reads one answer's tokens back to text.
     #[must_use]
     pub fn detokenizer(&self) -> Detokenizer {
-        self.tokenizer.detokenizer()
+        self.tokenizer.detokenizer(&self.marker_ids)
+    }
+
+    /// How answers are laid out.
+    #[must_use]
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Whether a token steers the model and is neither shown nor needed to read an answer by.
+    #[must_use]
+    pub fn is_hidden(&self, id: u32) -> bool {
+        self.tokenizer.is_control(id) && self.marker_ids.binary_search(&id).is_err()
     }
 
     /// Tokens that end an answer and are no part of it, ascending.

@@ -98,11 +98,6 @@ impl Pieces {
         self.ends.iter().zip(starts).map(|(end, start)| (end - start) as usize).max().unwrap_or(0).max(1)
     }
 
-    /// The bytes a token adds to an answer: none for a control token or an id beyond the vocabulary.
-    pub fn shown(&self, id: u32) -> &[u8] {
-        if self.is_control(id) { &[] } else { self.bytes(id).unwrap_or_default() }
-    }
-
     /// Whether a token steers the model and is no part of an answer.
     pub fn is_control(&self, id: u32) -> bool {
         self.control.get(id as usize).copied().unwrap_or(false)
@@ -186,7 +181,7 @@ mod tests {
         assert_eq!(pieces.len(), 7);
         assert_eq!((pieces.bytes(0), pieces.bytes(4), pieces.bytes(7)), (Some(&b""[..]), Some(&b"\xe2"[..]), None));
         assert_eq!((pieces.bytes(1), pieces.bytes(2)), (Some(&b"b"[..]), Some(&b""[..])));
-        assert_eq!((pieces.bytes(6), pieces.shown(6), pieces.shown(9)), (Some(&b"<s>"[..]), &b""[..], &b""[..]));
+        assert_eq!((pieces.bytes(6), pieces.bytes(9)), (Some(&b"<s>"[..]), None));
     }
 
     #[test]

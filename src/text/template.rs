@@ -68,6 +68,8 @@ pub enum TemplateError {
 pub struct ChatTemplate {
     /// Holds the compiled template and what it may call.
     environment: Environment<'static>,
+    /// As it came.
+    source: String,
     /// `bos_token`, `eos_token` and their like.
     named_tokens: Vec<(String, String)>,
 }
@@ -98,10 +100,17 @@ impl ChatTemplate {
         install(&mut environment, clock);
         environment.set_fuel(Some(FUEL));
         environment.set_recursion_limit(RECURSION_MAX);
-        let source = without_generation_tags(source);
-        environment.add_template_owned(NAME, source).map_err(|error| TemplateError::Syntax(described(&error)))?;
+        environment
+            .add_template_owned(NAME, without_generation_tags(source))
+            .map_err(|error| TemplateError::Syntax(described(&error)))?;
         let named_tokens = named_tokens.into_iter().map(|(name, text)| (name.into(), text)).collect();
-        Ok(Self { environment, named_tokens })
+        Ok(Self { environment, source: source.to_owned(), named_tokens })
+    }
+
+    /// The source that it was compiled from.
+    #[must_use]
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// Renders a conversation. When the template refuses its arrangement, the arrangements that mean the same are tried

@@ -173,10 +173,10 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// A detokenizer for one answer.
+    /// A detokenizer for one answer, which shows these control tokens, in ascending order, and no others.
     #[must_use]
-    pub fn detokenizer(&self) -> Detokenizer {
-        Detokenizer::new(Arc::clone(&self.pieces), self.strips_space)
+    pub fn detokenizer(&self, markers: &Arc<[u32]>) -> Detokenizer {
+        Detokenizer::new(Arc::clone(&self.pieces), Arc::clone(markers), self.strips_space)
     }
 
     /// How many token ids there are, the highest plus one.

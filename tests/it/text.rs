@@ -42,7 +42,7 @@ fn the_default_model_encodes_as_three_other_encoders_do() {
 #[test]
 fn the_default_models_prompt_is_its_template_in_single_control_tokens() {
     let messages = [json!({"role": "user", "content": "What is the capital of France?"})];
-    let ids = TEXT.prompt(&messages, None, &Map::new(), ROOMY).expect("a prompt");
+    let ids = TEXT.prompt(&messages, None, &Map::new(), ROOMY).expect("a prompt").tokens;
     let tokens = |text: &str| TEXT.tokenizer().encode(text, Beginning::AsWritten, ROOMY).expect("any text");
     let written = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n\
                    <|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n";

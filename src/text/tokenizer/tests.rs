@@ -14,7 +14,7 @@ fn small() -> Tokenizer {
 }
 
 fn decode(tokenizer: &Tokenizer, ids: &[u32]) -> String {
-    let mut detokenizer = tokenizer.detokenizer();
+    let mut detokenizer = tokenizer.detokenizer(&Arc::from([]));
     let mut text: String = ids.iter().map(|&id| detokenizer.push(id)).collect();
     text.push_str(&detokenizer.finish());
     text
