@@ -114,7 +114,7 @@ impl Arms {
         let site = start();
         let messages = stream::messages(QUESTION);
         let prompt =
-            site.text.prompt(&messages, None, &Map::new(), PROMPT_TOKENS_MAX).expect("the template renders it");
+            site.text.prompt(&messages, None, &Map::new(), PROMPT_TOKENS_MAX).expect("the template renders it").tokens;
         let connection = Connection::to(site.address);
         Self { site, connection, prompt, body: stream::body(QUESTION, TOKENS), client: 0.0, process: 0.0 }
     }

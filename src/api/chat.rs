@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use crate::api::error::Invalid;
 use crate::api::fields::{Fields, whole};
 use crate::api::form::{self, Restriction};
+use crate::api::tools::{self, Tools};
 use crate::api::{json, messages, unserved};
 
 /// Bytes of one stop string; each streamed token is searched for it.
@@ -43,8 +44,8 @@ pub struct ChatRequest {
     pub model: Option<String>,
     /// The conversation, checked and otherwise as it came.
     pub messages: Vec<Value>,
-    /// Tools for the template; absent with `tool_choice: "none"`.
-    pub tools: Option<Vec<Value>>,
+    /// Tools that may be called; absent with `tool_choice: "none"`.
+    pub tools: Option<Tools>,
     /// Further variables for the template.
     pub template_arguments: Map<String, Value>,
     /// How to choose tokens.
@@ -55,6 +56,8 @@ pub struct ChatRequest {
     pub tokens_min: u32,
     /// Log probabilities are returned, and those of so many alternatives to each token.
     pub logprobs: Option<u32>,
+    /// How long the model may think before it answers.
+    pub thinking_budget: Option<ThinkingBudget>,
     /// What the answer must look like.
     pub restriction: Option<Restriction>,
     /// Strings that end the answer and are not part of it.
@@ -89,6 +92,15 @@ pub struct Sampling {
     pub seed: Option<u64>,
 }
 
+/// How long the model may think.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ThinkingBudget {
+    /// The client's name for it.
+    pub field: &'static str,
+    /// Most tokens of thoughts.
+    pub tokens: u32,
+}
+
 /// How the answer is delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Delivery {
@@ -121,12 +133,13 @@ impl ChatRequest {
         let mut request = Self {
             model: fields.text("model")?,
             messages,
-            tools: tools(&mut fields, bounds)?,
+            tools: tools::read(&mut fields, bounds.tools)?,
             template_arguments: template_arguments(&mut fields)?,
             sampling: sampling(&mut fields, bounds)?,
             tokens_max: tokens_max(&mut fields)?,
             tokens_min: fields.whole("min_tokens", 0..=i64::from(u32::MAX))?.map_or(0, small),
             logprobs: logprobs(&mut fields, bounds)?,
+            thinking_budget: thinking_budget(&mut fields)?,
             restriction: form::read(&mut fields)?,
             stop: stop(&mut fields, bounds)?,
             stop_token_ids: stop_token_ids(&mut fields)?,
@@ -214,6 +227,24 @@ fn tokens_max(fields: &mut Fields) -> Result<Option<u32>, Invalid> {
     }
 }
 
+/// One of the names that servers have for it; -1 is without bound.
+fn thinking_budget(fields: &mut Fields) -> Result<Option<ThinkingBudget>, Invalid> {
+    const NAMES: [&str; 3] = ["thinking_budget", "thinking_token_budget", "reasoning_max_tokens"];
+    let mut found: Option<(&'static str, i64)> = None;
+    for field in NAMES {
+        let Some(tokens) = fields.whole(field, -1..=i64::from(u32::MAX))? else { continue };
+        match found {
+            Some((other, before)) if before != tokens => {
+                let message = format!("`{field}` is {tokens} and `{other}` is {before}: send one of them");
+                return Err(Invalid::value(field, message));
+            }
+            Some(_) => {}
+            None => found = Some((field, tokens)),
+        }
+    }
+    Ok(found.filter(|(_, tokens)| *tokens >= 0).map(|(field, tokens)| ThinkingBudget { field, tokens: small(tokens) }))
+}
+
 fn stop(fields: &mut Fields, bounds: &Bounds) -> Result<Vec<String>, Invalid> {
     let expected = || {
         let max = bounds.stop_strings;
@@ -272,43 +303,13 @@ fn template_arguments(fields: &mut Fields) -> Result<Map<String, Value>, Invalid
         return Err(Invalid::value(NAME, format!("`{NAME}` must not replace `{name}`")));
     }
     if let Some(effort) = fields.text("reasoning_effort")? {
+        if effort == "none" {
+            // What templates that can do without thinking ask for.
+            arguments.entry("enable_thinking").or_insert(Value::Bool(false));
+        }
         arguments.entry("reasoning_effort").or_insert(Value::String(effort));
     }
     Ok(arguments)
-}
-
-/// The tools as the template gets them. Calls are not parsed out of answers yet, so nothing may be promised about them.
-fn tools(fields: &mut Fields, bounds: &Bounds) -> Result<Option<Vec<Value>>, Invalid> {
-    let tools = fields.list("tools")?.filter(|tools| !tools.is_empty());
-    let list = tools.as_deref().unwrap_or_default();
-    if list.len() > bounds.tools {
-        let message = format!("`tools` holds {} tools, more than the limit of {}", list.len(), bounds.tools);
-        return Err(Invalid::value("tools", message));
-    }
-    for (index, tool) in list.iter().enumerate() {
-        let named = tool.pointer("/function/name").is_some_and(Value::is_string);
-        if tool.get("type").and_then(Value::as_str) != Some("function") || !named {
-            let path = format!("tools[{index}]");
-            return Err(Invalid::value(&path, format!("`{path}` must have `type: \"function\"` and `function.name`")));
-        }
-    }
-    match fields.take("tool_choice") {
-        None => Ok(tools),
-        Some(Value::String(choice)) if choice == "auto" => Ok(tools),
-        Some(Value::String(choice)) if choice == "none" => Ok(None),
-        Some(Value::String(choice)) if choice == "required" => Err(forced_call()),
-        Some(Value::Object(_)) => Err(forced_call()),
-        Some(_) => {
-            Err(Invalid::value("tool_choice", "`tool_choice` must be `none`, `auto`, `required` or a named function"))
-        }
-    }
-}
-
-fn forced_call() -> Invalid {
-    Invalid::unsupported(
-        "tool_choice",
-        "`tool_choice` other than `auto` and `none` is not supported: calls are not parsed yet",
-    )
 }
 
 #[cfg(test)]
@@ -349,7 +350,8 @@ mod tests {
             "max_completion_tokens": 7.0, "stop_token_ids": [3], "ignore_eos": true, "timeout": 1.5,
             "chat_template_kwargs": { "enable_thinking": false }, "reasoning_effort": "low", "user": "u", "store": false,
             "tools": [{ "type": "function", "function": { "name": "f" } }], "tool_choice": "auto",
-            "response_format": { "type": "text" }, "logprobs": true, "top_logprobs": 2, "typical_p": 0.7, "min_tokens": 3, "best_of": 1, "modalities": ["text"]
+            "response_format": { "type": "text" }, "logprobs": true, "top_logprobs": 2, "typical_p": 0.7, "min_tokens": 3, "best_of": 1, "modalities": ["text"],
+            "thinking_token_budget": 9, "reasoning_max_tokens": 9
         }));
         let sampling = &request.sampling;
         assert_eq!((sampling.temperature, sampling.top_p, sampling.top_k), (Some(0.5), Some(0.9), Some(40)));
@@ -365,7 +367,8 @@ mod tests {
             Value::Object(request.template_arguments),
             json!({ "enable_thinking": false, "reasoning_effort": "low" })
         );
-        assert_eq!(request.tools.map(|tools| tools.len()), Some(1));
+        assert_eq!(request.tools.map(|tools| tools.list.len()), Some(1));
+        assert_eq!(request.thinking_budget, Some(ThinkingBudget { field: "thinking_token_budget", tokens: 9 }));
         assert_eq!(request.ignored, ["stream_options.other"]);
     }
 
@@ -422,7 +425,7 @@ mod tests {
             { "web_search_options": {} }, { "best_of": 2 }, { "bad_words": ["a"] }, { "cache_salt": "x" },
             { "prompt_embeds": "" }, { "guided_json": {} }, { "logprobs": 1 }, { "top_logprobs": 3 }, { "min_tokens": -1 },
             { "logprobs": true, "top_logprobs": 21 }, { "typical_p": 1.5 }, { "choice": [] }, { "response_format": { "type": "xml" } },
-            { "structured_outputs": {} }, { "thinking_budget": 5 }, { "model": 5 }
+            { "structured_outputs": {} }, { "thinking_budget": -2 }, { "thinking_budget": 1, "reasoning_max_tokens": 2 }, { "model": 5 }
         ]);
         let Value::Array(cases) = cases else { unreachable!("written as an array above") };
         for case in cases {

@@ -11,4 +11,5 @@ pub mod ignored;
 pub mod json;
 mod messages;
 pub mod models;
+pub mod tools;
 mod unserved;

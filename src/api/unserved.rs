@@ -18,17 +18,10 @@ const REFUSED: &[(&str, &str)] = &[
     ("prompt_embeds", "send `messages`"),
 ];
 
-/// Part of the contract, not served by this version.
-const NOT_YET: &[(&str, &str)] = &[
-    ("thinking_budget", "reasoning budgets are not served yet; use `max_completion_tokens`"),
-    ("thinking_token_budget", "reasoning budgets are not served yet; use `max_completion_tokens`"),
-    ("reasoning_max_tokens", "reasoning budgets are not served yet; use `max_completion_tokens`"),
-];
-
 /// Refuses every field that would change the answer in a way we do not serve; takes the neutral values of those that
 /// have one.
 pub(crate) fn refuse(fields: &mut Fields, names: &[String]) -> Result<(), Invalid> {
-    for (name, instead) in REFUSED.iter().chain(NOT_YET) {
+    for (name, instead) in REFUSED {
         if fields.has(name) {
             return Err(Invalid::unsupported(name, format!("`{name}` is not supported: {instead}")));
         }

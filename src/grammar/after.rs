@@ -2,6 +2,9 @@
 //! the thinking, and then another constraint takes over. A budget ends thinking that goes on too long. It refuses to know
 //! grammars, and computes no more than a lookup a token.
 //!
+//! A model that may think or not says so with its first token: the one that opens a block of thinking, or any other, which
+//! belongs to the answer.
+//!
 //! What stands between the marker and the answer: white space of up to [`GAP_BYTES_MAX`] bytes, in tokens of their own or
 //! at the end of the marker's. A token of white space that the answer's grammar allows belongs to the answer. The marker
 //! is found in bytes, wherever the tokens cut it.
@@ -24,12 +27,22 @@ pub struct ThinkingBudget {
 impl ThinkingBudget {
     /// At most `tokens` tokens, without what closes the thinking; then the tokens of `close`, one by one, which are
     /// those of the marker, perhaps with words around it. There is at least one, and they are below the logit width.
+    /// What opens the thinking is not counted.
     #[must_use]
     pub fn new(vocabulary: &Vocabulary, tokens: u32, close: &[u32]) -> Self {
         assert!(!close.is_empty(), "nothing would close the thinking");
         let alone = |&token: &u32| (token, vocabulary.mask_of(std::iter::once(token)));
         Self { tokens, close: close.iter().map(alone).collect() }
     }
+}
+
+/// With what a row begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beginning {
+    /// In the midst of thinking.
+    Thinking,
+    /// With this token it begins to think, with any other it answers.
+    Either(u32),
 }
 
 /// Thinking, then an answer.
@@ -45,6 +58,8 @@ pub struct After {
 /// How far the row is.
 #[derive(Debug)]
 enum Phase {
+    /// Nothing has come; this token opens thinking.
+    Before { open: u32 },
     /// It thinks, and this many bytes of the marker are at the end of the text.
     Thinking { begun: usize },
     /// It thought for too long and is given this token of what closes the thinking.
@@ -58,17 +73,29 @@ enum Phase {
 }
 
 impl After {
-    /// An answer behind the marker, which `inner` restricts; thinking is limited only by the row's own limits.
+    /// An answer that `inner` restricts, or a free one; behind the marker if the row thinks, which the budget closes when
+    /// it is spent. Without one, thinking is limited only by the row's own limits.
     #[must_use]
-    pub fn new(marker: Arc<Marker>, inner: Box<dyn Constraint>) -> Self {
-        Self { marker, budget: None, inner: Some(inner), phase: Phase::Thinking { begun: 0 } }
+    pub fn new(
+        marker: Arc<Marker>,
+        beginning: Beginning,
+        budget: Option<ThinkingBudget>,
+        inner: Option<Box<dyn Constraint>>,
+    ) -> Self {
+        let mut row = Self { marker, budget, inner, phase: Phase::Answer };
+        row.phase = match beginning {
+            Beginning::Thinking => row.opened(),
+            Beginning::Either(open) => Phase::Before { open },
+        };
+        row
     }
 
-    /// Thinking that is closed when the budget is spent; behind it an answer that `inner` restricts, or a free one.
-    #[must_use]
-    pub fn within(marker: Arc<Marker>, budget: ThinkingBudget, inner: Option<Box<dyn Constraint>>) -> Self {
-        let phase = if budget.tokens == 0 { Phase::Closing { next: 0 } } else { Phase::Thinking { begun: 0 } };
-        Self { marker, budget: Some(budget), inner, phase }
+    /// Where a row is that begins to think.
+    fn opened(&self) -> Phase {
+        match &self.budget {
+            Some(ThinkingBudget { tokens: 0, .. }) => Phase::Closing { next: 0 },
+            Some(_) | None => Phase::Thinking { begun: 0 },
+        }
     }
 
     /// Where a row is once the marker is complete and `used` bytes of white space followed.
@@ -118,10 +145,11 @@ impl After {
 impl Constraint for After {
     fn accept(&mut self, token: u32) {
         self.phase = match std::mem::replace(&mut self.phase, Phase::Answer) {
+            Phase::Before { open } if token == open => self.opened(),
             Phase::Thinking { begun } => self.think(begun, token),
             Phase::Closing { next } => self.close(next, token),
             Phase::Gap { left } => self.begin(left, token),
-            Phase::Answer => {
+            Phase::Before { .. } | Phase::Answer => {
                 if let Some(inner) = &mut self.inner {
                     inner.accept(token);
                 }
@@ -134,6 +162,11 @@ impl Constraint for After {
     fn mask(&mut self) -> Result<Option<Mask>, String> {
         let forced = |next: usize| self.budget.as_ref().and_then(|budget| budget.close.get(next));
         match &self.phase {
+            Phase::Before { open } => {
+                let open = *open;
+                let inner = self.inner.as_mut().map_or(Ok(None), |inner| inner.mask())?;
+                Ok(inner.map(|inner| with(&inner, open)))
+            }
             Phase::Thinking { begun } => Ok(self.inner.is_some().then(|| Arc::clone(self.marker.thinking(*begun)))),
             Phase::Closing { next } => Ok(forced(*next).map(|(_, mask)| Arc::clone(mask))),
             Phase::Gap { left } => {
@@ -145,6 +178,12 @@ impl Constraint for After {
             Phase::Failed(reason) => Err(reason.clone()),
         }
     }
+}
+
+/// A mask that allows a token more.
+fn with(mask: &Mask, token: u32) -> Mask {
+    let bit = |at: usize| if at == token as usize / 32 { 1 << (token % 32) } else { 0 };
+    mask.iter().enumerate().map(|(at, word)| word | bit(at)).collect()
 }
 
 fn refused(token: u32) -> Phase {

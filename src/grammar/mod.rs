@@ -24,7 +24,7 @@ mod vocabulary;
 mod worker;
 
 // One name for each thing that `http` and `app` use; how it is divided into files is nobody else's business.
-pub use crate::grammar::after::{After, ThinkingBudget};
+pub use crate::grammar::after::{After, Beginning, ThinkingBudget};
 pub use crate::grammar::budget::Budget;
 pub use crate::grammar::compile::{Compiled, Wanted, compile};
 pub use crate::grammar::error::{Fault, GrammarError, Source};

@@ -11,10 +11,11 @@ use hyper::{Response, StatusCode};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use crate::api::answer::{ChatCompletion, Choice, FinishReason, Head, Logprobs, Message, Timings};
+use crate::api::answer::{ChatCompletion, Completion, FinishReason, Head, Timings};
 use crate::api::chat::Delivery;
 use crate::api::error::Invalid;
 use crate::api::ignored;
+use crate::http::collect::Collected;
 use crate::http::connection::Peer;
 use crate::http::error::Problem;
 use crate::http::generation::{Generation, Step};
@@ -80,36 +81,28 @@ async fn blocking(state: &Arc<State>, bytes: bytes::Bytes) -> Result<Prepared, P
 
 /// One JSON body, once every answer is complete.
 async fn whole(mut generation: Generation, prepared: &Prepared, card: &ModelCard) -> Result<Response<Body>, Problem> {
-    let mut texts = vec![String::new(); prepared.n as usize];
-    let mut logprobs = vec![Vec::new(); prepared.n as usize];
+    let mut answers: Vec<Collected> = (0..prepared.n).map(|_| Collected::default()).collect();
     let mut reasons = vec![FinishReason::Stop; prepared.n as usize];
-    let mut completion_tokens = 0;
+    let mut completion = Completion::default();
     let mut last: Option<Timings> = None;
     loop {
         match generation.next().await {
-            Step::Text { index, text, logprobs: more } => {
-                texts[index].push_str(&text);
-                logprobs[index].extend(more);
-            }
+            Step::Said { index, pieces, logprobs } => answers[index].add(pieces, logprobs),
             Step::Ended { index, ending } => {
                 reasons[index] = ending.reason;
-                completion_tokens += u64::from(ending.completion_tokens);
+                completion.add(ending.completion);
                 last = Some(ending.timings);
             }
             Step::Failed(failure) => return Err(failure.into()),
             Step::Done => break,
         }
     }
-    let choices = texts.iter().zip(reasons).enumerate().map(|(index, (text, finish_reason))| Choice {
-        index,
-        message: Message { role: "assistant", content: text, refusal: None },
-        logprobs: prepared.logprobs.then(|| Logprobs::of(&logprobs[index])),
-        finish_reason,
-    });
+    let choices = answers.iter().zip(reasons).enumerate();
+    let choices = choices.map(|(index, (answer, reason))| answer.choice(index, reason, prepared.logprobs));
     let answer = ChatCompletion {
         head: &answer_head("chat.completion", card),
         choices: choices.collect(),
-        usage: generation.usage(completion_tokens),
+        usage: generation.usage(completion),
         timings: last.expect("every answer ended, and n is at least 1"),
     };
     Ok(reply::json(StatusCode::OK, serde_json::to_vec(&answer).expect("an answer is plain data")))
@@ -135,14 +128,14 @@ async fn streamed(state: &State, mut stream: Stream) -> Result<Response<Body>, P
     Ok(response)
 }
 
-/// Says in headers what had no effect and what is not done yet, so that nothing is silently ignored.
+/// Says in headers what had no effect and what was not understood, so that nothing is silently ignored.
 fn announce(prepared: &Prepared, headers: &mut HeaderMap) {
     if let Some(names) = ignored::header_value(&prepared.ignored) {
         let names = HeaderValue::from_str(&names).expect("ignored names are encoded to visible ASCII");
         headers.insert("x-ignored-params", names);
     }
-    if prepared.has_tools {
-        headers.insert("x-sanctum-note", HeaderValue::from_static("tool calls are returned as content"));
+    if prepared.calls_are_content {
+        headers.insert("x-sanctum-note", HeaderValue::from_static("this model's tool calls are returned as content"));
     }
 }
 

@@ -1,6 +1,6 @@
-//! The answers of one request while they are generated: token ids in, text and endings out. It owns the clocks of the
-//! request (queue wait, deadline), the stop strings, and the rule that dropping it cancels everything. Whether the
-//! outcome is streamed is not known here, so streamed and whole answers cannot differ.
+//! The answers of one request while they are generated: token ids in, what they say and endings out. It owns the clocks of
+//! the request (queue wait, deadline) and the rule that dropping it cancels everything. What tokens say is `reading`'s, and
+//! whether the outcome is streamed is not known here, so streamed and whole answers cannot differ.
 
 use std::collections::VecDeque;
 use std::pin::{Pin, pin};
@@ -11,17 +11,16 @@ use std::time::{Duration, Instant};
 use tokio::time::Sleep;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use crate::api::answer::{FinishReason, Timings, TokenLogprob, Usage};
+use crate::api::answer::{Completion, FinishReason, Timings, TokenLogprob, Usage};
 use crate::engine::handle::{Events, Handle, Refusal};
 use crate::http::error::Problem;
-use crate::http::logprobs::Withheld;
 use crate::http::prepare::Prepared;
+use crate::http::reading::{Reading, Said, Tally};
 use crate::http::{Served, State};
 use crate::job::{self, Event, Failure, Finish, Finished, Token};
 use crate::lifecycle::Lifecycle;
 use crate::telemetry::metrics::{FinishLabel, Metrics};
-use crate::text::detokenizer::Detokenizer;
-use crate::text::stop::StopStrings;
+use crate::text::answer::Piece;
 
 /// The engine refuses a job that waited too long; this much later we do, should the engine not come round to it.
 const QUEUE_GRACE: Duration = Duration::from_millis(100);
@@ -29,8 +28,8 @@ const QUEUE_GRACE: Duration = Duration::from_millis(100);
 /// What happened next.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Step {
-    /// An answer has more text, or log probabilities of what it had; never neither.
-    Text { index: usize, text: String, logprobs: Vec<TokenLogprob> },
+    /// An answer has more to say, or log probabilities of what it said; never neither.
+    Said { index: usize, pieces: Vec<Piece>, logprobs: Vec<TokenLogprob> },
     /// An answer is complete.
     Ended { index: usize, ending: Ending },
     /// There is no answer; all choices are gone.
@@ -43,7 +42,7 @@ pub(crate) enum Step {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Ending {
     pub(crate) reason: FinishReason,
-    pub(crate) completion_tokens: u32,
+    pub(crate) completion: Completion,
     pub(crate) timings: Timings,
 }
 
@@ -79,11 +78,10 @@ struct Choice {
     /// `None` once it is complete or failed.
     events: Option<Events>,
     /// `None` once its end was taken.
-    text: Option<(Detokenizer, StopStrings)>,
-    /// Log probabilities whose tokens' text is not let out, if they were asked for.
-    logprobs: Option<Withheld>,
+    reading: Option<Reading>,
+    /// What it has held so far.
+    tally: Tally,
     tokens: u32,
-    has_text: bool,
     admitted: Option<Instant>,
     first_token: Option<Instant>,
     last_token: Option<Instant>,
@@ -162,8 +160,8 @@ impl Generation {
     }
 
     /// What the request has cost.
-    pub(crate) fn usage(&self, completion_tokens: u64) -> Usage {
-        Usage::new(u64::from(self.prompt_tokens), u64::from(self.cached_tokens), completion_tokens)
+    pub(crate) fn usage(&self, completion: Completion) -> Usage {
+        Usage::new(u64::from(self.prompt_tokens), u64::from(self.cached_tokens), completion)
     }
 
     /// Jobs before ours, while it waits: those that were there at first, and no more than are there now.
@@ -220,14 +218,10 @@ impl Generation {
         if let Some(last) = choice.last_token.replace(now) {
             self.metrics.inter_token_seconds.observe((now - last).as_secs_f64());
         }
-        let Some((detokenizer, stops)) = &mut choice.text else { return };
-        let text = detokenizer.push(token.id);
-        if let (Some(withheld), Some(logprobs)) = (&mut choice.logprobs, &token.logprobs) {
-            withheld.push(token.id, logprobs, text.len());
-        }
-        let emit = stops.push(&text);
-        self.say(index, emit.text);
-        if emit.stopped {
+        let Some(reading) = &mut choice.reading else { return };
+        let said = reading.push(token);
+        choice.tally = reading.tally();
+        if self.say(index, said) {
             self.end(index, FinishReason::Stop, FinishLabel::Stop, None);
         }
     }
@@ -244,29 +238,22 @@ impl Generation {
         self.end(index, reason, label, Some(finished));
     }
 
-    /// Lets out the text that waited for more; says whether it completed a stop string.
+    /// Lets out what waited for more; says whether it completed a stop string.
     fn flush(&mut self, index: usize) -> bool {
-        let Some((detokenizer, mut stops)) = self.choices[index].text.take() else { return false };
-        let emit = stops.push(&detokenizer.finish());
-        let tail = if emit.stopped { String::new() } else { stops.finish() };
-        self.say(index, emit.text + &tail);
-        if !emit.stopped {
-            // Tokens without text at the end, or with bytes that never became any.
-            let rest = self.choices[index].logprobs.take().map(Withheld::finish).unwrap_or_default();
-            if !rest.is_empty() {
-                self.ready.push_back(Step::Text { index, text: String::new(), logprobs: rest });
-            }
-        }
-        emit.stopped
+        let choice = &mut self.choices[index];
+        let Some(reading) = choice.reading.take() else { return false };
+        let (said, tally) = reading.finish();
+        choice.tally = tally;
+        self.say(index, said)
     }
 
-    fn say(&mut self, index: usize, text: String) {
-        if !text.is_empty() {
-            let choice = &mut self.choices[index];
-            choice.has_text = true;
-            let logprobs = choice.logprobs.as_mut().map(|withheld| withheld.let_out(text.len())).unwrap_or_default();
-            self.ready.push_back(Step::Text { index, text, logprobs });
+    /// Passes on what an answer says; whether the answer is over with it.
+    fn say(&mut self, index: usize, said: Said) -> bool {
+        let Said { pieces, logprobs, ended } = said;
+        if !pieces.is_empty() || !logprobs.is_empty() {
+            self.ready.push_back(Step::Said { index, pieces, logprobs });
         }
+        ended
     }
 
     /// Completes an answer. Its events are dropped, which cancels a job that still runs.
@@ -274,15 +261,18 @@ impl Generation {
         let evaluated = self.prompt_tokens - self.cached_tokens;
         let choice = &mut self.choices[index];
         choice.events = None;
-        let completion_tokens = finished.map_or(choice.tokens, |finished| finished.usage.completion_tokens);
+        let tokens = finished.map_or(choice.tokens, |finished| finished.usage.completion_tokens);
         let times = finished.map_or_else(|| choice.times(self.arrived), |finished| finished.timings);
         let code = matches!(label, FinishLabel::Deadline).then_some("deadline");
         self.metrics.finished(label);
-        if !choice.has_text {
+        if !choice.tally.anything {
             self.metrics.empty_completions.inc();
         }
-        let timings = timings(times, evaluated, completion_tokens, code);
-        self.ready.push_back(Step::Ended { index, ending: Ending { reason, completion_tokens, timings } });
+        let reason = if reason == FinishReason::Stop && choice.tally.calls { FinishReason::ToolCalls } else { reason };
+        let reasoning_tokens = u64::from(choice.tally.reasoning_tokens);
+        let completion = Completion { tokens: u64::from(tokens), reasoning_tokens };
+        let timings = timings(times, evaluated, tokens, code);
+        self.ready.push_back(Step::Ended { index, ending: Ending { reason, completion, timings } });
     }
 
     /// The alarm rang: the queue's limit while we wait, else the request's deadline.
@@ -325,10 +315,9 @@ impl Choice {
     fn new(events: Events, served: &Served, prepared: &Prepared) -> Self {
         Self {
             events: Some(events),
-            text: Some((served.text.detokenizer(), StopStrings::new(prepared.stop.clone()))),
-            logprobs: prepared.logprobs.then(|| Withheld::new(Arc::clone(&served.text))),
+            reading: Some(Reading::new(&served.text, &prepared.layout, &prepared.stop, prepared.logprobs)),
+            tally: Tally::default(),
             tokens: 0,
-            has_text: false,
             admitted: None,
             first_token: None,
             last_token: None,

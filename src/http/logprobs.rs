@@ -16,13 +16,11 @@ pub(crate) struct Withheld {
     entries: VecDeque<(TokenLogprob, usize)>,
     /// Bytes of text that the tokens so far have made.
     made: usize,
-    /// Bytes of it that were let out.
-    let_out: usize,
 }
 
 impl Withheld {
     pub(crate) fn new(text: Arc<Text>) -> Self {
-        Self { text, entries: VecDeque::new(), made: 0, let_out: 0 }
+        Self { text, entries: VecDeque::new(), made: 0 }
     }
 
     /// The next token, which has made so many bytes of text.
@@ -36,10 +34,10 @@ impl Withheld {
         self.entries.push_back((entry, self.made));
     }
 
-    /// So many more bytes of text go out: the tokens that end with them.
-    pub(crate) fn let_out(&mut self, bytes: usize) -> Vec<TokenLogprob> {
-        self.let_out += bytes;
-        let complete = self.entries.iter().take_while(|(_, end)| *end <= self.let_out).count();
+    /// All text but the last so many bytes is out, or was left out for good: the tokens that end with it.
+    pub(crate) fn settle(&mut self, held: usize) -> Vec<TokenLogprob> {
+        let out = self.made - held;
+        let complete = self.entries.iter().take_while(|(_, end)| *end <= out).count();
         self.entries.drain(..complete).map(|(entry, _)| entry).collect()
     }
 

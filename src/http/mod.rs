@@ -7,6 +7,7 @@
 pub mod admin;
 mod body;
 mod chat;
+mod collect;
 mod connection;
 mod constrain;
 mod error;
@@ -17,6 +18,7 @@ pub mod listener;
 mod logprobs;
 mod models;
 mod prepare;
+mod reading;
 mod reply;
 mod router;
 pub mod seats;

@@ -9,13 +9,16 @@ use uuid::Uuid;
 
 use crate::api::chat::{self, Bounds, ChatRequest, Delivery};
 use crate::api::error::Invalid;
+use crate::api::tools::{ToolChoice, Tools};
 use crate::config::settings::Settings;
 use crate::engine::backend::Capacity;
-use crate::http::constrain::Restricted;
+use crate::http::constrain::{Asked, Calls, Restricted};
 use crate::http::error::Problem;
 use crate::http::{Defaults, Served, models};
 use crate::job::{Failure, Job, JobId, Limits, Sampling};
 use crate::text::TextError;
+use crate::text::channel::format::Opening;
+use crate::text::tools::{Required, Tool, ToolFormat};
 
 /// A legal request, ready to be queued.
 #[derive(Debug)]
@@ -34,8 +37,21 @@ pub(crate) struct Prepared {
     pub(crate) timeout: Option<Duration>,
     /// Fields that had no effect.
     pub(crate) ignored: Vec<String>,
-    /// The template was given tools, whose calls we do not parse out of the answer yet.
-    pub(crate) has_tools: bool,
+    /// How answers are read.
+    pub(crate) layout: Layout,
+    /// Tools were offered to a model whose way of calling them is not known.
+    pub(crate) calls_are_content: bool,
+}
+
+/// How answers to a request are read.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    /// How the prompt leaves an answer to begin.
+    pub(crate) opening: Opening,
+    /// Tools that may be called; none when calls are content.
+    pub(crate) tools: Arc<[Tool]>,
+    /// A second call ends the answer.
+    pub(crate) single_call: bool,
 }
 
 /// Reads a body and makes of it what the engine takes.
@@ -61,13 +77,18 @@ pub(crate) fn prepare(
     }
     check_token_ids(&request, capacity.logit_width)?;
     check_endings(&request)?;
+    let offered = request.tools.as_ref();
     let prompt = served
         .text
-        .prompt(&request.messages, request.tools.as_deref(), &request.template_arguments, capacity.context_tokens)
-        .map_err(unspeakable)?
-        .tokens;
-    check_prompt(&prompt, capacity)?;
-    let tokens_max = tokens_max(&request, prompt.len(), capacity, limits.tokens_default)?;
+        .prompt(
+            &request.messages,
+            offered.map(|tools| tools.list.as_slice()),
+            &request.template_arguments,
+            capacity.context_tokens,
+        )
+        .map_err(unspeakable)?;
+    check_prompt(&prompt.tokens, capacity)?;
+    let tokens_max = tokens_max(&request, prompt.tokens.len(), capacity, limits.tokens_default)?;
 
     let mut stop_tokens = if request.ignore_eos { Vec::new() } else { served.text.end_ids().to_vec() };
     stop_tokens.extend(&request.stop_token_ids);
@@ -75,10 +96,22 @@ pub(crate) fn prepare(
     sampling.tokens_min = request.tokens_min;
     sampling.ends = if request.tokens_min > 0 { stop_tokens.clone() } else { Vec::new() };
     sampling.logprobs = request.logprobs;
-    let restricted = request.restriction.map(|form| served.constrainer.restrict(form, capacity.logit_width));
+
+    let mut ignored = request.ignored;
+    let mut budget = request.thinking_budget;
+    if let Some(idle) = budget.take_if(|_| !served.constrainer.knows_thinking(prompt.opening)) {
+        without_effect(idle.field, settings.strict)?;
+        ignored.push(idle.field.to_owned());
+    }
+    let format = served.text.format().tools;
+    let tools = tools(offered.filter(|_| format.is_some()));
+    let calls = calls(format, offered, &tools)?;
+    let asked = Asked { restriction: request.restriction, calls, budget, opening: prompt.opening };
+    let restricted = served.constrainer.restrict(asked, capacity.logit_width)?;
+    let single_call = offered.is_some_and(|tools| !tools.parallel);
     Ok(Prepared {
-        prompt,
-        restricted: restricted.transpose()?,
+        prompt: prompt.tokens,
+        restricted,
         logprobs: sampling.logprobs.is_some(),
         sampling,
         tokens_max,
@@ -87,9 +120,48 @@ pub(crate) fn prepare(
         stop: request.stop,
         delivery: request.delivery,
         timeout: request.timeout,
-        ignored: request.ignored,
-        has_tools: request.tools.is_some(),
+        ignored,
+        layout: Layout { opening: prompt.opening, tools, single_call },
+        calls_are_content: offered.is_some() && format.is_none(),
     })
+}
+
+/// The tools in the words of those who read calls.
+fn tools(offered: Option<&Tools>) -> Arc<[Tool]> {
+    let functions = offered.into_iter().flat_map(Tools::functions);
+    functions.map(|(name, parameters)| Tool { name: name.to_owned(), parameters }).collect()
+}
+
+/// Which calls there may or must be.
+fn calls<'a>(
+    format: Option<ToolFormat>,
+    offered: Option<&'a Tools>,
+    tools: &'a [Tool],
+) -> Result<Option<Calls<'a>>, Invalid> {
+    let Some(offered) = offered else { return Ok(None) };
+    let must = offered.choice != ToolChoice::Auto;
+    let Some(format) = format else {
+        if must {
+            let message = "`tool_choice` cannot require a call: this model's way of writing calls is not known";
+            return Err(Invalid::unsupported("tool_choice", message));
+        }
+        return Ok(None);
+    };
+    let required = match &offered.choice {
+        ToolChoice::Named(name) => Required::Named(name),
+        ToolChoice::Auto | ToolChoice::Required if offered.parallel => Required::Some,
+        ToolChoice::Auto | ToolChoice::Required => Required::One,
+    };
+    Ok(Some(Calls { format, tools, required, must }))
+}
+
+/// With `--strict`, a field that turns out to have no effect is a mistake.
+fn without_effect(field: &str, strict: bool) -> Result<(), Invalid> {
+    if strict {
+        let message = format!("`{field}` has no effect on this model, and this server was started with --strict");
+        return Err(Invalid::unsupported(field, message));
+    }
+    Ok(())
 }
 
 impl Prepared {
@@ -136,13 +208,12 @@ fn check_token_ids(request: &ChatRequest, logit_width: u32) -> Result<(), Invali
 
 /// An answer of a certain form is over when it is complete, whatever else is asked for.
 fn check_endings(request: &ChatRequest) -> Result<(), Invalid> {
-    let Some(restriction) = &request.restriction else { return Ok(()) };
+    let must_call = request.tools.as_ref().is_some_and(|tools| tools.choice != ToolChoice::Auto);
+    let form = request.restriction.as_ref().map(|restriction| restriction.field);
+    let Some(field) = form.or(must_call.then_some("tool_choice")) else { return Ok(()) };
     let conflict = |name: &str| {
-        let field = restriction.field;
-        Err(Invalid::value(
-            name,
-            format!("`{name}` cannot be combined with `{field}`, whose answers end when complete"),
-        ))
+        let message = format!("`{name}` cannot be combined with `{field}`, whose answers end when complete");
+        Err(Invalid::value(name, message))
     };
     match request {
         ChatRequest { ignore_eos: true, .. } => conflict("ignore_eos"),

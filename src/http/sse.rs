@@ -9,10 +9,15 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-use crate::api::answer::{ChatChunk, ChunkChoice, Delta, FinishReason, Head, Logprobs, Timings, TokenLogprob};
+use crate::api::answer::{
+    CallDelta, ChatChunk, ChunkChoice, Completion, Delta, FinishReason, FunctionDelta, Head, Logprobs, Reasoning,
+    Timings, TokenLogprob,
+};
+use crate::http::collect::call_id;
 use crate::http::error::Problem;
 use crate::http::generation::{Generation, Step};
 use crate::http::reply::Part;
+use crate::text::answer::{CallPiece, Piece};
 
 /// Parts between us and a connection that is slower than the engine; then the client is waited for.
 pub(crate) const PARTS_WAITING_MAX: usize = 32;
@@ -26,7 +31,7 @@ pub(crate) struct Stream {
     pub(crate) head: Head,
     /// Answers asked for.
     pub(crate) n: u32,
-    /// Text goes out with its tokens' log probabilities.
+    /// What is said goes out with its tokens' log probabilities.
     pub(crate) logprobs: bool,
     /// A last chunk carries the token counts.
     pub(crate) include_usage: bool,
@@ -47,7 +52,7 @@ impl Stream {
     /// Runs to the end of the stream, or until the client is gone; either way the generation is dropped then.
     pub(crate) async fn write(mut self, opening: Opening, parts: mpsc::Sender<Part>) {
         let mut ticks = ticks(self.ping);
-        let mut completion_tokens = 0;
+        let mut completion = Completion::default();
         let mut told_role = false;
         let mut next = opening;
         loop {
@@ -66,13 +71,13 @@ impl Stream {
                         self.roles_into(&mut frame);
                     }
                     match step {
-                        Step::Text { index, text, logprobs } => self.text_into(&mut frame, index, &text, &logprobs),
+                        Step::Said { index, pieces, logprobs } => self.said_into(&mut frame, index, &pieces, &logprobs),
                         Step::Ended { index, ending } => {
-                            completion_tokens += u64::from(ending.completion_tokens);
+                            completion.add(ending.completion);
                             self.end_into(&mut frame, index, ending.reason, ending.timings);
                         }
                         Step::Done => {
-                            self.done_into(&mut frame, completion_tokens);
+                            self.done_into(&mut frame, completion);
                             is_last = true;
                         }
                         Step::Failed(_) => unreachable!("failures are matched above"),
@@ -104,14 +109,41 @@ impl Stream {
 
     fn roles_into(&self, frame: &mut BytesMut) {
         for index in 0..self.n as usize {
-            let delta = Delta { role: Some("assistant"), content: Some("") };
+            let delta = Delta { role: Some("assistant"), content: Some(""), ..Delta::default() };
             self.chunk_into(frame, &[ChunkChoice { index, delta, logprobs: None, finish_reason: None }], None);
         }
     }
 
-    fn text_into(&self, frame: &mut BytesMut, index: usize, text: &str, logprobs: &[TokenLogprob]) {
-        let delta = Delta { role: None, content: Some(text) };
-        let logprobs = self.logprobs.then(|| Logprobs::of(logprobs));
+    /// A chunk for each piece; log probabilities go with the last, or alone.
+    fn said_into(&self, frame: &mut BytesMut, index: usize, pieces: &[Piece], logprobs: &[TokenLogprob]) {
+        let all = self.logprobs.then(|| Logprobs::of(logprobs));
+        let Some((last, earlier)) = pieces.split_last() else {
+            let delta = Delta { content: Some(""), ..Delta::default() };
+            return self.chunk_into(frame, &[ChunkChoice { index, delta, logprobs: all, finish_reason: None }], None);
+        };
+        for piece in earlier {
+            self.piece_into(frame, index, piece, None);
+        }
+        self.piece_into(frame, index, last, all);
+    }
+
+    fn piece_into(&self, frame: &mut BytesMut, index: usize, piece: &Piece, logprobs: Option<Logprobs<'_>>) {
+        let id;
+        let delta = match piece {
+            Piece::Content(text) => Delta { content: Some(text), ..Delta::default() },
+            Piece::Reasoning(text) => Delta { reasoning: Some(Reasoning::of(text)), ..Delta::default() },
+            Piece::Call(CallPiece::Begin { index, name }) => {
+                id = call_id();
+                let function = FunctionDelta { name: Some(name), arguments: "" };
+                let call = CallDelta { index: *index, id: Some(&id), kind: Some("function"), function };
+                Delta { tool_calls: Some([call]), ..Delta::default() }
+            }
+            Piece::Call(CallPiece::Arguments { index, text }) => {
+                let function = FunctionDelta { name: None, arguments: text };
+                let call = CallDelta { index: *index, id: None, kind: None, function };
+                Delta { tool_calls: Some([call]), ..Delta::default() }
+            }
+        };
         self.chunk_into(frame, &[ChunkChoice { index, delta, logprobs, finish_reason: None }], None);
     }
 
@@ -120,9 +152,9 @@ impl Stream {
         self.chunk_into(frame, &[ChunkChoice { index, delta, logprobs: None, finish_reason }], Some(timings));
     }
 
-    fn done_into(&self, frame: &mut BytesMut, completion_tokens: u64) {
+    fn done_into(&self, frame: &mut BytesMut, completion: Completion) {
         if self.include_usage {
-            let usage = self.generation.usage(completion_tokens);
+            let usage = self.generation.usage(completion);
             event_into(frame, &ChatChunk { head: &self.head, choices: &[], usage: Some(Some(usage)), timings: None });
         }
         frame.extend_from_slice(b"data: [DONE]\n\n");

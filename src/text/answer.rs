@@ -140,6 +140,11 @@ impl Answer {
         }
     }
 
+    /// Bytes of whitespace at the end of the text that may still be dropped.
+    pub fn held_bytes(&self) -> usize {
+        self.content.blank.len() + self.reasoning.blank.len()
+    }
+
     /// What came since the last time.
     pub fn take(&mut self) -> Vec<Piece> {
         std::mem::take(&mut self.pieces)

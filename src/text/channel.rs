@@ -44,7 +44,7 @@ impl Channel {
     /// Takes an answer in `format` apart, to a request that offers `tools`, of which there may be none.
     #[must_use]
     pub fn new(format: Format, tools: Arc<[Tool]>, opening: Opening) -> Self {
-        if format.tools == Some(ToolFormat::Harmony) {
+        if format.is_harmony() {
             return Self {
                 reader: Reader::Harmony(Harmony::new(tools, opening)),
                 answer: Answer::new(Blocks::Anywhere),
@@ -75,6 +75,16 @@ impl Channel {
             Reader::Marked(marked) => marked.is_reasoning(),
             Reader::Harmony(harmony) => harmony.is_reasoning(),
         }
+    }
+
+    /// How many bytes at the end of the text are not decided yet: they may be markup, or whitespace that goes with it.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        let held = match &self.reader {
+            Reader::Marked(marked) => marked.held_bytes(),
+            Reader::Harmony(harmony) => harmony.held_bytes(),
+        };
+        held + self.answer.held_bytes()
     }
 
     /// The text is over: gives back what was held. A call that has begun stays as far as it came; what only might have

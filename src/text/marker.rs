@@ -44,6 +44,11 @@ impl Watch {
         found
     }
 
+    /// Bytes at the end of the text that may become a marker.
+    pub fn held_bytes(&self) -> usize {
+        self.held.len()
+    }
+
     /// The text is over: what was held is no marker.
     pub fn release(&mut self) -> String {
         std::mem::take(&mut self.held)

@@ -127,17 +127,17 @@ fn turns_merged(messages: &[Message]) -> Vec<Message> {
     merged
 }
 
-fn with_content(message: &Message, content: String) -> Message {
+pub(super) fn with_content(message: &Message, content: String) -> Message {
     let mut message = message.clone();
     message.insert("content".to_owned(), content.into());
     message
 }
 
-fn role(message: &Message) -> &str {
+pub(super) fn role(message: &Message) -> &str {
     message.get("role").and_then(Value::as_str).unwrap_or_default()
 }
 
-fn content(message: &Message) -> Cow<'_, str> {
+pub(super) fn content(message: &Message) -> Cow<'_, str> {
     Cow::Borrowed(message.get("content").and_then(Value::as_str).unwrap_or_default())
 }
 

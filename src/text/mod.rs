@@ -9,6 +9,7 @@
 pub mod answer;
 pub mod channel;
 pub mod detokenizer;
+mod folded;
 mod marker;
 mod messages;
 mod pieces;
@@ -122,9 +123,12 @@ impl Text {
     pub fn new(tokenizer: Tokenizer, template: Option<ChatTemplate>, end_ids: &[u32]) -> Self {
         let control = |token: &&str| tokenizer.id_of(token).filter(|&id| tokenizer.is_control(id));
         let source = template.as_ref().map(ChatTemplate::source).unwrap_or_default();
-        let format = Format::of_template(source, &|token| tokenizer.id_of(token).is_some());
+        let mut format = Format::of_template(source, &|token| tokenizer.id_of(token).is_some());
+        if template.as_ref().is_some_and(|template| !template.knows_tools()) {
+            format.tools = Some(ToolFormat::Hermes);
+        }
         let mut end_ids: Vec<u32> = end_ids.iter().copied().chain(TURN_ENDS.iter().filter_map(control)).collect();
-        if format.tools == Some(ToolFormat::Harmony) {
+        if format.is_harmony() {
             let message_end = control(&HARMONY_MESSAGE_END);
             end_ids.retain(|&id| Some(id) != message_end);
             end_ids.extend(HARMONY_TURN_ENDS.iter().filter_map(control));
@@ -206,6 +210,12 @@ impl Text {
     #[must_use]
     pub fn format(&self) -> Format {
         self.format
+    }
+
+    /// The token behind which an answer that begins with anything thinks.
+    #[must_use]
+    pub fn thinking_token(&self) -> Option<u32> {
+        self.tokenizer.id_of(self.format.reasoning?.open_token())
     }
 
     /// Whether a token steers the model and is neither shown nor needed to read an answer by.

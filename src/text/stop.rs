@@ -54,6 +54,12 @@ impl StopStrings {
         Emit { text: std::mem::replace(&mut self.held, kept), stopped: false }
     }
 
+    /// Something else than text follows, so that what was held is no stop string: gives it back. Empty once stopped.
+    pub fn interrupt(&mut self) -> String {
+        self.stops.iter_mut().for_each(|stop| stop.matched = 0);
+        std::mem::take(&mut self.held)
+    }
+
     /// The text is over: gives back what was held, which is no stop string after all. Empty once stopped.
     #[must_use]
     pub fn finish(self) -> String {
@@ -140,6 +146,15 @@ mod tests {
     #[test]
     fn nothing_comes_out_after_the_stop() {
         assert_eq!(run(&["."], &["one.two", "three"]), (vec!["one".into(), String::new()], String::new(), true));
+    }
+
+    #[test]
+    fn a_stop_string_does_not_go_on_behind_an_interruption() {
+        let mut watched = StopStrings::new(vec!["END".to_owned()]);
+        assert_eq!(watched.push("xEN"), Emit { text: "x".to_owned(), stopped: false });
+        assert_eq!(watched.interrupt(), "EN");
+        assert_eq!(watched.push("D"), Emit { text: "D".to_owned(), stopped: false });
+        assert!(watched.push("END").stopped);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use minijinja::{Environment, ErrorKind, Value};
 use serde_json::Map;
 use time::OffsetDateTime;
 
+use crate::text::folded::folded;
 use crate::text::messages::{Message, normalised, rearranged};
 use crate::text::python::{Raised, install};
 
@@ -70,6 +71,8 @@ pub struct ChatTemplate {
     environment: Environment<'static>,
     /// As it came.
     source: String,
+    /// It prints tools, or says something of them.
+    knows_tools: bool,
     /// `bos_token`, `eos_token` and their like.
     named_tokens: Vec<(String, String)>,
 }
@@ -104,13 +107,20 @@ impl ChatTemplate {
             .add_template_owned(NAME, without_generation_tags(source))
             .map_err(|error| TemplateError::Syntax(described(&error)))?;
         let named_tokens = named_tokens.into_iter().map(|(name, text)| (name.into(), text)).collect();
-        Ok(Self { environment, source: source.to_owned(), named_tokens })
+        let knows_tools = source.contains("tools");
+        Ok(Self { environment, source: source.to_owned(), knows_tools, named_tokens })
     }
 
     /// The source that it was compiled from.
     #[must_use]
     pub fn source(&self) -> &str {
         &self.source
+    }
+
+    /// Whether the template prints tools, or says something of them. Where it does not, they are told as text.
+    #[must_use]
+    pub fn knows_tools(&self) -> bool {
+        self.knows_tools
     }
 
     /// Renders a conversation. When the template refuses its arrangement, the arrangements that mean the same are tried
@@ -130,13 +140,16 @@ impl ChatTemplate {
             return Err(TemplateError::Reserved(name.clone()));
         }
         let named_tokens = self.named_tokens.iter().map(|(name, text)| (name.as_str(), Value::from(text.as_str())));
+        let mut messages = normalised(messages)?;
+        if !self.knows_tools {
+            messages = folded(messages, tools.unwrap_or_default());
+        }
         let tools = tools.map_or_else(|| Value::from(()), |tools| Value::from(Serde(tools)));
         let given =
             [("tools", tools), ("documents", ().into()), ("add_generation_prompt", add_generation_prompt.into())];
         let extras = kwargs.iter().map(|(name, value)| (name.as_str(), Value::from(Serde(value))));
         let context: Vec<(&str, Value)> = named_tokens.chain(extras).chain(given).collect();
 
-        let messages = normalised(messages)?;
         let refusal = match self.attempt(&messages, &context) {
             Err(refusal @ TemplateError::Raised(_)) => refusal,
             decided => return decided,

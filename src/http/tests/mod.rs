@@ -1,12 +1,13 @@
 //! The edge in one process: real sockets, the real engine thread over a backend that speaks a script, times scaled down.
 //! A test's name carries the id of the guarantee that it shows.
 
+mod calls;
 mod chat;
 mod client;
 mod drain;
 mod limits;
 mod overload;
 mod script;
-mod site;
+pub(super) mod site;
 mod stopwatch;
 mod tls;

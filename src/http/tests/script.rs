@@ -20,6 +20,8 @@ pub(super) fn reply_to(prompt: &str) -> String {
     format!("You said: {prompt} \u{2713}")
 }
 
+/// Answers what stands behind it, up to the character U+0003.
+pub(super) const ECHO: &str = "echo:";
 /// Answers `abc…xyzabc…` until something else ends it.
 pub(super) const FOREVER: &str = "forever";
 /// Answers nothing.
@@ -126,6 +128,10 @@ impl Backend for Script {
         let answer = match text.as_str() {
             FOREVER | SILENCE => VecDeque::new(),
             FAULTY | FATAL => VecDeque::from([u32::from(b'x')]),
+            text if text.contains(ECHO) => {
+                let (_, said) = text.split_once(ECHO).expect("it is there");
+                said.split('\u{3}').next().unwrap_or_default().bytes().map(u32::from).collect()
+            }
             text => reply_to(text).bytes().map(u32::from).collect(),
         };
         self.gate.state.lock().opened.push(text.clone());

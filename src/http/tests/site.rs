@@ -27,6 +27,11 @@ pub(super) const SLACK: Duration = Duration::from_millis(250);
 /// Until a condition that must come true is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Says what the messages say, and knows no tools.
+pub(in crate::http) const TEMPLATE: &str = "{%- for message in messages -%}\
+    {%- if message.content == 'refuse me' -%}{{ raise_exception('the template refuses') }}{%- endif -%}\
+    {{ message.content }}{%- endfor -%}";
+
 pub(super) struct Site {
     pub(super) state: Arc<State>,
     pub(super) address: SocketAddr,
@@ -72,8 +77,17 @@ pub(super) async fn site(change: impl FnOnce(&mut Settings)) -> Site {
     site_on(Surface::Plain, change).await
 }
 
+/// A ready server on the plain port, whose model has this template.
+pub(super) async fn site_speaking(template: &str, change: impl FnOnce(&mut Settings)) -> Site {
+    ready(Surface::Plain, template, change).await
+}
+
 /// A ready server behind any door.
 pub(super) async fn site_on(surface: Surface, change: impl FnOnce(&mut Settings)) -> Site {
+    ready(surface, TEMPLATE, change).await
+}
+
+async fn ready(surface: Surface, template: &str, change: impl FnOnce(&mut Settings)) -> Site {
     let mut settings = settings();
     change(&mut settings);
     let (lifecycle, gate) = (Lifecycle::new(), Arc::new(Gate::default()));
@@ -85,7 +99,7 @@ pub(super) async fn site_on(surface: Surface, change: impl FnOnce(&mut Settings)
     let metrics = Arc::new(Metrics::new());
     let state = Arc::new(State {
         engine: engine.handle,
-        served: OnceLock::from(Served::new(card(), Arc::new(text()))),
+        served: OnceLock::from(Served::new(card(), Arc::new(text(template)))),
         door: Door::new(&settings.listen),
         settings: Arc::new(settings),
         lifecycle,
@@ -116,8 +130,8 @@ fn card() -> ModelCard {
     }
 }
 
-/// A real tokenizer in which each byte is a token, and a template that says what the messages say.
-fn text() -> Text {
+/// A real tokenizer in which each byte is a token, and a template.
+pub(in crate::http) fn text(template: &str) -> Text {
     let vocabulary: serde_json::Map<String, Value> =
         (0..=u8::MAX).map(|byte| (spelled(byte).to_string(), Value::from(byte))).collect();
     let end = json!({ "id": END, "content": "<|im_end|>", "special": true, "single_word": false, "lstrip": false,
@@ -130,9 +144,6 @@ fn text() -> Text {
         "model": { "type": "BPE", "vocab": vocabulary, "merges": [] }
     });
     let tokenizer = Tokenizer::from_json(tokenizer.to_string().as_bytes()).expect("a tokenizer of bytes");
-    let template = "{%- for message in messages -%}\
-        {%- if message.content == 'refuse me' -%}{{ raise_exception('the template refuses') }}{%- endif -%}\
-        {{ message.content }}{%- endfor -%}";
     let template = ChatTemplate::new(template, Vec::<(String, String)>::new()).expect("a template");
     Text::new(tokenizer, Some(template), &[END])
 }

@@ -69,6 +69,25 @@ const fn pair(open: &'static str, close: &'static str) -> Markers {
     Markers { open, close, open_token: open }
 }
 
+impl Markers {
+    /// What of `open` is one token of the vocabulary.
+    #[must_use]
+    pub fn open_token(&self) -> &'static str {
+        self.open_token
+    }
+}
+
+/// How a model that thinks goes over to its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Turn {
+    /// Behind this text the answer begins.
+    pub marker: &'static str,
+    /// What ends thinking that is cut short; it ends with the marker, perhaps with white space behind.
+    pub closing: &'static str,
+    /// What is no thought yet, before the first one.
+    pub header: &'static str,
+}
+
 impl Format {
     /// What the source of a chat template says. A pair of reasoning markers that the template does not print is found in
     /// the vocabulary, which `has_token` asks for a token by its text: templates that drop earlier reasoning need not
@@ -87,17 +106,27 @@ impl Format {
     /// How the answer begins to a prompt that ends like this.
     #[must_use]
     pub fn opening(&self, prompt_end: &str) -> Opening {
-        let is_open = self.reasoning_markers().is_some_and(|(open, _)| prompt_end.trim_ascii_end().ends_with(open));
+        let open = if self.is_harmony() { Some(harmony::OPENING) } else { self.reasoning.map(|markers| markers.open) };
+        let is_open = open.is_some_and(|open| prompt_end.trim_ascii_end().ends_with(open));
         if is_open { Opening::Reasoning } else { Opening::Content }
     }
 
-    /// What opens a block of reasoning, and what closes it and goes on to the answer.
+    /// How the model goes over from thinking to its answer, if it thinks.
     #[must_use]
-    pub fn reasoning_markers(&self) -> Option<(&'static str, &'static str)> {
-        if self.tools == Some(ToolFormat::Harmony) {
-            return Some((harmony::OPENING, harmony::CLOSING));
+    pub fn turn(&self) -> Option<Turn> {
+        if self.is_harmony() {
+            return Some(Turn { marker: harmony::FINAL, closing: harmony::CLOSING, header: harmony::OPENING });
         }
-        self.reasoning.map(|markers| (markers.open, markers.close))
+        let marker = self.reasoning?.close;
+        // Those that were trained on these tags write them on lines of their own.
+        let closing = if marker == "</think>" { "\n</think>\n\n" } else { marker };
+        Some(Turn { marker, closing, header: "" })
+    }
+
+    /// Whether answers are rows of messages with headers.
+    #[must_use]
+    pub fn is_harmony(&self) -> bool {
+        self.tools == Some(ToolFormat::Harmony)
     }
 
     /// Control tokens that must come as text, because blocks are found by them.

@@ -104,6 +104,15 @@ impl Harmony {
         matches!(self.at, At::Reasoning)
     }
 
+    /// Bytes of the text that are not decided yet.
+    pub fn held_bytes(&self) -> usize {
+        let held = match &self.at {
+            At::Header(held) | At::Call(_, held) => held.len(),
+            At::Content | At::Reasoning | At::Arguments(_) | At::Prose => 0,
+        };
+        held + self.inside.held_bytes() + self.outside.held_bytes()
+    }
+
     /// The text is over.
     pub fn finish(mut self, answer: &mut Answer) {
         match self.at {

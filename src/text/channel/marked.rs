@@ -103,6 +103,11 @@ impl Marked {
         matches!(self.at, At::Reasoning)
     }
 
+    /// Bytes of the text that are not decided yet.
+    pub fn held_bytes(&self) -> usize {
+        self.outside.held_bytes() + self.inside.held_bytes() + self.held.len()
+    }
+
     /// The text is over.
     pub fn finish(mut self, answer: &mut Answer) {
         match &mut self.at {

@@ -39,6 +39,9 @@ const NAMESPACE: &str = "functions.";
 /// What closes a block of reasoning and opens the answer.
 pub(crate) const CLOSING: &str = "<|end|><|start|>assistant<|channel|>final<|message|>";
 
+/// Behind this the answer begins, whether or not a block of reasoning came before.
+pub(crate) const FINAL: &str = "<|channel|>final<|message|>";
+
 /// What opens a block of reasoning.
 pub(crate) const OPENING: &str = "<|channel|>analysis<|message|>";
 
