@@ -10,7 +10,7 @@
 //! | [`telemetry`] | log lines and the metrics registry |
 //! | [`job`] | the words that `http` and `engine` share |
 //! | [`api`] | OpenAI's wire types |
-//! | [`text`] | tokenizer, chat template, incremental detokenizer, stop strings |
+//! | [`text`] | tokenizer, chat template, incremental detokenizer, stop strings, thoughts and tool calls |
 //! | [`grammar`] | structured output: what an answer must look like, as masks over tokens |
 //! | [`prefix`] | the index of retained prompt states, generic over them |
 //! | [`engine`] | the inference thread: commands, scheduler, rows, the trait [`engine::backend::Backend`] |

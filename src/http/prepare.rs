@@ -61,17 +61,7 @@ pub(crate) fn prepare(
     capacity: Capacity,
     settings: &Settings,
 ) -> Result<Prepared, Problem> {
-    let limits = &settings.limits;
-    let bounds = Bounds {
-        n: limits.n,
-        stop_strings: limits.stop_strings,
-        logit_bias: limits.logit_bias,
-        messages: limits.messages,
-        tools: limits.tools,
-        top_logprobs: limits.top_logprobs,
-        strict: settings.strict,
-    };
-    let request = ChatRequest::parse(body, &bounds)?;
+    let request = ChatRequest::parse(body, &bounds(settings))?;
     if let Some(name) = &request.model {
         models::check_name(&served.card, name)?;
     }
@@ -88,7 +78,7 @@ pub(crate) fn prepare(
         )
         .map_err(unspeakable)?;
     check_prompt(&prompt.tokens, capacity)?;
-    let tokens_max = tokens_max(&request, prompt.tokens.len(), capacity, limits.tokens_default)?;
+    let tokens_max = tokens_max(&request, prompt.tokens.len(), capacity, settings.limits.tokens_default)?;
 
     let mut stop_tokens = if request.ignore_eos { Vec::new() } else { served.text.end_ids().to_vec() };
     stop_tokens.extend(&request.stop_token_ids);
@@ -124,6 +114,19 @@ pub(crate) fn prepare(
         layout: Layout { opening: prompt.opening, tools, single_call },
         calls_are_content: offered.is_some() && format.is_none(),
     })
+}
+
+fn bounds(settings: &Settings) -> Bounds {
+    let limits = &settings.limits;
+    Bounds {
+        n: limits.n,
+        stop_strings: limits.stop_strings,
+        logit_bias: limits.logit_bias,
+        messages: limits.messages,
+        tools: limits.tools,
+        top_logprobs: limits.top_logprobs,
+        strict: settings.strict,
+    }
 }
 
 /// The tools in the words of those who read calls.

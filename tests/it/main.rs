@@ -14,3 +14,4 @@ mod sampling;
 mod structured;
 mod text;
 mod tls;
+mod tools;
