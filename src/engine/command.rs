@@ -2,8 +2,7 @@
 
 use std::time::Instant;
 
-use tokio::sync::mpsc;
-
+use crate::engine::channel::EventSender;
 use crate::job::{Event, Failure, Job};
 
 /// A message to the inference thread.
@@ -21,7 +20,7 @@ pub(crate) struct Submission {
     /// What to generate.
     pub(crate) job: Job,
     /// Room for every event the job can produce; closed means cancelled.
-    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) events: EventSender,
     /// When the job was accepted.
     pub(crate) accepted: Instant,
     /// The same moment on the heartbeat's clock.
@@ -32,6 +31,6 @@ impl Submission {
     /// Refuses a job that was never admitted.
     pub(crate) fn refuse(self, failure: Failure) {
         // The reader may have left; then there is nobody to tell.
-        let _ = self.events.try_send(Event::Failed(failure));
+        let _ = self.events.send(Event::Failed(failure));
     }
 }

@@ -2,13 +2,13 @@
 //! one. It owns the bound of the queue; it refuses to know what runs on the other side.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TryRecvError;
 
 use crate::engine::backend::Capacity;
+use crate::engine::channel::{self, Commands, EventReceiver, Left};
 use crate::engine::command::{Command, Submission};
 use crate::engine::pace::Pace;
 use crate::job::{Event, Failure, Job, JobId};
@@ -16,9 +16,6 @@ use crate::lifecycle::Lifecycle;
 use crate::lifecycle::phase::Phase;
 use crate::platform::clock;
 use crate::platform::pressure::Pressure;
-
-/// Events besides tokens: admission, prefill and the terminal one.
-const EVENTS_BESIDE_TOKENS: usize = 3;
 
 /// Why a job was not taken. Known at once; nothing waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,8 +41,8 @@ pub enum Refusal {
 /// A cheap, cloneable way to the inference thread.
 #[derive(Debug, Clone)]
 pub struct Handle {
-    /// Bounded by the queue limit plus room for control commands; a place is taken in the heartbeat first.
-    commands: SyncSender<Command>,
+    /// A place is taken in the heartbeat before a job is sent.
+    commands: Commands,
     lifecycle: Arc<Lifecycle>,
     shared: Arc<Shared>,
 }
@@ -70,7 +67,7 @@ impl Shared {
 }
 
 impl Handle {
-    pub(crate) fn new(commands: SyncSender<Command>, lifecycle: Arc<Lifecycle>, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(commands: Commands, lifecycle: Arc<Lifecycle>, shared: Arc<Shared>) -> Self {
         Self { commands, lifecycle, shared }
     }
 
@@ -113,13 +110,12 @@ impl Handle {
         if !self.lifecycle.heartbeat.try_enqueue(self.shared.queue_jobs_max) {
             return Err(Refusal::QueueFull { retry_after_seconds: self.retry_after_seconds() });
         }
-        let (sender, receiver) = mpsc::channel(job.limits.tokens_max as usize + EVENTS_BESIDE_TOKENS);
+        let (sender, receiver) = channel::events(job.limits.tokens_max);
         let submission =
             Box::new(Submission { job, events: sender, accepted: Instant::now(), accepted_ms: clock::awake_ms() });
-        match self.commands.try_send(Command::Submit(submission)) {
+        match self.commands.send(Command::Submit(submission)) {
             Ok(()) => Ok(Events { receiver, lifecycle: Arc::clone(&self.lifecycle), ended: false }),
-            Err(TrySendError::Full(_)) => unreachable!("the channel has room for every place in the queue"),
-            Err(TrySendError::Disconnected(_)) => {
+            Err(Left) => {
                 self.lifecycle.heartbeat.dequeue(0);
                 Err(Refusal::NotReady(self.lifecycle.phase.now()))
             }
@@ -140,15 +136,15 @@ impl Handle {
 
     /// Tells the inference thread to fail what it holds, drop its arrays and end.
     pub fn stop(&self) {
-        // A full or closed channel is fine: the thread also looks at the drain's `cut` token between steps.
-        let _ = self.commands.try_send(Command::Stop);
+        // A thread that is gone has stopped.
+        let _ = self.commands.send(Command::Stop);
     }
 }
 
 /// The events of one job. Dropping it cancels the job: the engine sees the closed channel within one step.
 #[derive(Debug)]
 pub struct Events {
-    receiver: mpsc::Receiver<Event>,
+    receiver: EventReceiver,
     /// Tells when the engine is dead although its thread cannot say so itself.
     lifecycle: Arc<Lifecycle>,
     /// The terminal event was read.
@@ -178,8 +174,8 @@ impl Events {
         }
         match self.receiver.try_recv() {
             Ok(event) => Some(self.note(event)),
-            Err(mpsc::error::TryRecvError::Empty) => None,
-            Err(mpsc::error::TryRecvError::Disconnected) => Some(self.note(self.lost())),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Disconnected) => Some(self.note(self.lost())),
         }
     }
 

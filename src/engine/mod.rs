@@ -3,6 +3,7 @@
 
 mod admit;
 pub mod backend;
+mod channel;
 mod command;
 #[cfg(feature = "fault")]
 pub mod fault;
@@ -10,13 +11,13 @@ pub mod handle;
 mod pace;
 mod row;
 mod scheduler;
+mod seam;
 pub mod stepped;
 mod thread;
 mod waiting;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::Builder;
 
 use tokio::sync::oneshot;
@@ -25,11 +26,10 @@ use crate::lifecycle::Lifecycle;
 use crate::lifecycle::heartbeat::Unit;
 use crate::lifecycle::phase::Phase;
 use backend::{Backend, Capacity};
+use channel::Inbox;
 use handle::{Handle, Shared};
 use thread::{Inference, panic_message};
 
-/// Control commands that may stand in the channel besides one job for every place in the queue.
-const COMMANDS_BESIDE_JOBS: usize = 4;
 /// Stack of the inference thread, in bytes: a lazily built graph is freed recursively.
 const STACK_BYTES: usize = 16 << 20;
 
@@ -86,14 +86,14 @@ impl Engine {
         B: Backend,
         L: FnOnce(&Progress) -> Result<B, StartFailure> + Send + 'static,
     {
-        let (sender, commands) = sync_channel(settings.queue_jobs_max as usize + COMMANDS_BESIDE_JOBS);
+        let (commands, inbox) = channel::commands(settings.queue_jobs_max);
         let shared = Arc::new(Shared::new(settings.queue_jobs_max));
-        let handle = Handle::new(sender, Arc::clone(&lifecycle), Arc::clone(&shared));
+        let handle = Handle::new(commands, Arc::clone(&lifecycle), Arc::clone(&shared));
         let (tell_started, started) = oneshot::channel();
         let (tell_ended, ended) = oneshot::channel();
         Builder::new().name("inference".to_owned()).stack_size(STACK_BYTES).spawn(move || {
             // The thread is never joined: a hang in native code must not hold the process. `ended` tells instead.
-            match load_and_prove(settings, commands, &lifecycle, &shared, load) {
+            match load_and_prove(settings, inbox, &lifecycle, &shared, load) {
                 Ok(inference) => {
                     let capacity = inference.capacity();
                     shared.capacity.set(capacity).expect("one thread sets it once");
@@ -115,7 +115,7 @@ impl Engine {
 /// Loads behind a panic boundary and generates the first token.
 fn load_and_prove<B, L>(
     settings: EngineSettings,
-    commands: Receiver<command::Command>,
+    inbox: Inbox,
     lifecycle: &Arc<Lifecycle>,
     shared: &Arc<Shared>,
     load: L,
@@ -128,7 +128,7 @@ where
     let proved = catch_unwind(AssertUnwindSafe(|| {
         let backend = load(&progress)?;
         let mut inference =
-            Inference::new(backend, settings.rows_max, commands, Arc::clone(lifecycle), Arc::clone(shared));
+            Inference::new(backend, settings.rows_max, inbox, Arc::clone(lifecycle), Arc::clone(shared));
         inference.prove().map_err(|fault| StartFailure::Device(format!("the first token failed: {fault}")))?;
         Ok(inference)
     }));

@@ -3,10 +3,8 @@
 
 use std::time::Instant;
 
-use tokio::sync::mpsc;
-use tokio::sync::mpsc::error::TrySendError;
-
 use crate::engine::backend::{Decoded, RowId};
+use crate::engine::channel::{EventSender, Left};
 use crate::engine::command::Submission;
 use crate::engine::scheduler::RowView;
 use crate::job::{Event, Failure, Finish, Finished, Job, Timings, Token, Usage};
@@ -28,7 +26,7 @@ pub(crate) struct Row {
     /// What was asked for; its prompt is at the backend by now.
     job: Job,
     /// Room for every event the job can produce; taken by the terminal event.
-    events: Option<mpsc::Sender<Event>>,
+    events: Option<EventSender>,
     /// Prompt tokens not yet evaluated.
     pub(crate) prompt_left: u32,
     /// Nothing was asked of the backend yet.
@@ -46,7 +44,7 @@ impl Row {
     pub(crate) fn admit(id: RowId, submission: Submission) -> Self {
         let Submission { job, events, accepted, .. } = submission;
         // A reader that has left is found by `is_cancelled` before any work is spent.
-        let _ = events.try_send(Event::Admitted);
+        let _ = events.send(Event::Admitted);
         let prompt_left = u32::try_from(job.prompt.len()).expect("the prompt fits the context, which is a u32");
         Self {
             id,
@@ -73,7 +71,7 @@ impl Row {
         self.prompt_left -= cached_tokens;
         if let Some(events) = &self.events {
             // As in `admit`.
-            let _ = events.try_send(Event::Prefill { cached_tokens });
+            let _ = events.send(Event::Prefill { cached_tokens });
         }
     }
 
@@ -89,7 +87,7 @@ impl Row {
 
     /// Whether the reader has left.
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.events.as_ref().is_none_or(mpsc::Sender::is_closed)
+        self.events.as_ref().is_none_or(EventSender::is_closed)
     }
 
     /// How long the row has been open.
@@ -118,10 +116,8 @@ impl Row {
             return Outcome::Ended;
         }
         let Some(events) = &self.events else { return Outcome::Ended };
-        match events.try_send(Event::Token(token)) {
-            Ok(()) => {}
-            Err(TrySendError::Closed(_)) => return Outcome::Ended,
-            Err(TrySendError::Full(_)) => unreachable!("the event channel has room for tokens_max tokens"),
+        if events.send(Event::Token(token)) == Err(Left) {
+            return Outcome::Ended;
         }
         if self.produced == self.job.limits.tokens_max {
             self.finish(Finish::Length);
@@ -153,9 +149,7 @@ impl Row {
         if crate::engine::fault::lose_this_terminal_event() {
             return;
         }
-        match events.try_send(event) {
-            Ok(()) | Err(TrySendError::Closed(_)) => {}
-            Err(TrySendError::Full(_)) => unreachable!("the event channel has room for the terminal event"),
-        }
+        // The reader may have left; then there is nobody to tell.
+        let _ = events.send(event);
     }
 }

@@ -2,13 +2,12 @@
 //! need to know what happened between two turns, and for whoever measures a turn.
 
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
 use crate::engine::backend::{Backend, DeviceFault};
 use crate::engine::handle::{Handle, Shared};
 use crate::engine::thread::{Heard, Inference};
-use crate::engine::{COMMANDS_BESIDE_JOBS, EngineSettings};
+use crate::engine::{EngineSettings, channel};
 use crate::job::Failure;
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::phase::Phase;
@@ -22,12 +21,12 @@ impl<B: Backend> Stepped<B> {
     /// An engine that is ready, and the way to submit.
     #[must_use]
     pub fn new(settings: EngineSettings, lifecycle: &Arc<Lifecycle>, backend: B) -> (Self, Handle) {
-        let (sender, commands) = sync_channel(settings.queue_jobs_max as usize + COMMANDS_BESIDE_JOBS);
+        let (commands, inbox) = channel::commands(settings.queue_jobs_max);
         let shared = Arc::new(Shared::new(settings.queue_jobs_max));
         shared.capacity.set(backend.capacity()).expect("set once");
         lifecycle.phase.advance(Phase::Ready);
-        let handle = Handle::new(sender, Arc::clone(lifecycle), Arc::clone(&shared));
-        let inference = Inference::new(backend, settings.rows_max, commands, Arc::clone(lifecycle), shared);
+        let handle = Handle::new(commands, Arc::clone(lifecycle), Arc::clone(&shared));
+        let inference = Inference::new(backend, settings.rows_max, inbox, Arc::clone(lifecycle), shared);
         (Self { inference }, handle)
     }
 

@@ -1,6 +1,8 @@
 //! The engine on a backend that computes a known function of the prompt, so that a wrong token fails a test and not only
 //! a wrong count. Steps are let through a gate, so that no test depends on time.
 
+mod interleaved;
+
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -10,7 +12,7 @@ use proptest::prelude::*;
 
 use crate::engine::backend::{Ask, Backend, Capacity, Decoded, DeviceFault, Memory, RowId};
 use crate::engine::handle::{Events, Handle, Refusal};
-use crate::engine::{Engine, EngineSettings};
+use crate::engine::{Engine, EngineSettings, seam};
 use crate::job::{Event, Failure, Finish, Job, Limits, Sampling};
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::phase::Phase;
@@ -21,6 +23,8 @@ const CHUNK: u32 = 4;
 const POISON: u32 = 666;
 /// A token that panics the backend.
 const BOMB: u32 = 667;
+/// A token that ends the device.
+const FATAL: u32 = 668;
 
 /// Token number `index` of the answer to `prompt`.
 fn oracle(prompt: &[u32], index: u32) -> u32 {
@@ -48,6 +52,7 @@ struct Oracle {
 
 impl Oracle {
     fn step(&self) {
+        seam::cross();
         self.seen.lock().expect("no test panics with it").steps += 1;
         if let Some(gate) = self.gate.as_ref().filter(|_| self.proved) {
             let _ = gate.recv();
@@ -82,6 +87,9 @@ impl Backend for Oracle {
         self.step();
         let (prompt, left, _) = self.rows.get_mut(&row).expect("an open row");
         assert!(!prompt.contains(&BOMB), "the bomb went off");
+        if prompt.contains(&FATAL) {
+            return Err(DeviceFault("the device is gone".to_owned()));
+        }
         *left -= tokens.min(*left);
         Ok(*left)
     }
@@ -158,14 +166,7 @@ impl Rig {
     }
 
     fn submit_until(&self, prompt: &[u32], tokens_max: u32, queue_deadline: Instant) -> Result<Events, Refusal> {
-        self.handle.submit(Job {
-            id: self.handle.next_id(),
-            prompt: prompt.to_vec(),
-            scope: Arc::from(""),
-            sampling: Sampling::greedy(),
-            constraint: None,
-            limits: Limits { tokens_max, stop_tokens: Vec::new(), queue_deadline },
-        })
+        self.handle.submit(job(&self.handle, prompt, tokens_max, queue_deadline))
     }
 
     /// Lets one step through.
@@ -195,6 +196,17 @@ impl Rig {
         self.runtime.block_on(self.ended.take().expect("stopped once")).expect("the thread ends");
         let seen = self.seen.lock().expect("no test panics with it");
         (seen.opened, seen.closed, seen.steps)
+    }
+}
+
+fn job(handle: &Handle, prompt: &[u32], tokens_max: u32, queue_deadline: Instant) -> Job {
+    Job {
+        id: handle.next_id(),
+        prompt: prompt.to_vec(),
+        scope: Arc::from(""),
+        sampling: Sampling::greedy(),
+        constraint: None,
+        limits: Limits { tokens_max, stop_tokens: Vec::new(), queue_deadline },
     }
 }
 

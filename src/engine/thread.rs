@@ -5,11 +5,12 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::mpsc::{RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
 use crate::engine::admit::{Candidate, Room, Served};
 use crate::engine::backend::{Ask, Backend, Capacity, Decoded, DeviceFault, RowId};
+use crate::engine::channel::Inbox;
 use crate::engine::command::Command;
 use crate::engine::handle::Shared;
 use crate::engine::row::{Outcome, Row};
@@ -46,7 +47,7 @@ pub(crate) enum Heard {
 pub(crate) struct Inference<B: Backend> {
     rows: Vec<Row>,
     waiting: Waiting,
-    commands: Receiver<Command>,
+    inbox: Inbox,
     rows_max: u32,
     /// Who got a row when.
     served: Served,
@@ -64,7 +65,7 @@ impl<B: Backend> Inference<B> {
     pub(crate) fn new(
         backend: B,
         rows_max: u32,
-        commands: Receiver<Command>,
+        inbox: Inbox,
         lifecycle: Arc<Lifecycle>,
         shared: Arc<Shared>,
     ) -> Self {
@@ -72,7 +73,7 @@ impl<B: Backend> Inference<B> {
         Self {
             rows: Vec::new(),
             waiting: Waiting::new(Arc::clone(&lifecycle)),
-            commands,
+            inbox,
             rows_max,
             served: Served::default(),
             next_row: 1,
@@ -184,7 +185,7 @@ impl<B: Backend> Inference<B> {
             allocator::give_back_free_blocks();
             self.used = false;
         }
-        match self.commands.recv_timeout(IDLE_BEAT) {
+        match self.inbox.recv_timeout(IDLE_BEAT) {
             Ok(command) => {
                 // The idle clock ends where work begins, so that a stall is measured from here.
                 self.lifecycle.heartbeat.beat(Unit::Idle);
@@ -201,7 +202,7 @@ impl<B: Backend> Inference<B> {
     /// Takes every command that is there.
     fn hear(&mut self) -> Heard {
         loop {
-            match self.commands.try_recv() {
+            match self.inbox.try_recv() {
                 Ok(command) => {
                     if self.obey(command) == Heard::Stop {
                         return Heard::Stop;
@@ -331,7 +332,7 @@ impl<B: Backend> Inference<B> {
             row.end(Event::Failed(failure.clone()));
         }
         // Commands still in the channel took a place in the queue too.
-        while let Ok(Command::Submit(submission)) = self.commands.try_recv() {
+        while let Ok(Command::Submit(submission)) = self.inbox.try_recv() {
             self.waiting.push(*submission);
         }
         self.waiting.fail_all(failure);
