@@ -6,6 +6,7 @@ pub mod drain;
 pub mod exit;
 pub mod heartbeat;
 pub mod phase;
+mod shared;
 pub mod shortage;
 pub mod signal;
 pub mod stall;
@@ -73,3 +74,6 @@ impl Lifecycle {
         &self.dead
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,12 @@
 //! Where the process is in its life, as one atomic that anyone may read at any time. It owns which phase may follow
 //! which; a phase never goes back out of `Draining` or `Dead`, so no late writer can revive a process that is leaving.
 
-use parking_lot::Mutex;
 use std::fmt;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::AtomicU8;
+
+use parking_lot::Mutex;
+
+use crate::lifecycle::shared::AtomicByte;
 
 /// The phases of `/health`, in the order of a good life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -71,35 +74,67 @@ impl fmt::Display for Phase {
 /// The current phase and, for a dead engine, the reason.
 #[derive(Debug)]
 pub struct PhaseCell {
-    /// A `Phase` as its number.
-    value: AtomicU8,
+    step: Step<AtomicU8>,
     /// Why the phase is `Stalled` or `Dead`; held for an assignment or a clone only.
     reason: Mutex<Option<String>>,
 }
 
+/// Which phase it is, and which may follow.
+#[derive(Debug)]
+pub(crate) struct Step<A>(A);
+
+impl<A: AtomicByte> Step<A> {
+    /// The first phase. `byte` makes an atomic.
+    pub(crate) fn first(byte: impl FnOnce(u8) -> A) -> Self {
+        Self(byte(Phase::Starting as u8))
+    }
+
+    pub(crate) fn now(&self) -> Phase {
+        Phase::ALL[usize::from(self.0.load())]
+    }
+
+    /// Moves to `next` if that may follow; says from where it did.
+    pub(crate) fn advance(&self, next: Phase) -> Option<Phase> {
+        loop {
+            let now = self.now();
+            if !now.may_become(next) {
+                return None;
+            }
+            if self.advance_from(now, next) {
+                return Some(now);
+            }
+        }
+    }
+
+    pub(crate) fn advance_from(&self, from: Phase, next: Phase) -> bool {
+        self.0.replace(from as u8, next as u8)
+    }
+}
+
 impl PhaseCell {
     pub(crate) fn new() -> Self {
-        Self { value: AtomicU8::new(Phase::Starting as u8), reason: Mutex::new(None) }
+        Self { step: Step::first(AtomicU8::new), reason: Mutex::new(None) }
     }
 
     /// The phase now.
     #[must_use]
     pub fn now(&self) -> Phase {
-        Phase::ALL[usize::from(self.value.load(Ordering::Acquire))]
+        self.step.now()
     }
 
     /// Moves to `next` if that may follow; says whether it did.
     pub fn advance(&self, next: Phase) -> bool {
-        self.value
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |value| {
-                Phase::ALL[usize::from(value)].may_become(next).then_some(next as u8)
-            })
-            .is_ok()
+        self.step.advance(next).is_some()
+    }
+
+    /// Begins to leave; says from which phase, at the moment of leaving it. `None` when leaving already.
+    pub(crate) fn leave(&self) -> Option<Phase> {
+        self.step.advance(Phase::Draining)
     }
 
     /// Moves to `next` only from `from`; used by the watch thread, which must not overtake a drain.
     pub fn advance_from(&self, from: Phase, next: Phase) -> bool {
-        self.value.compare_exchange(from as u8, next as u8, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        self.step.advance_from(from, next)
     }
 
     /// Moves to `next` and records why; the first reason stays.

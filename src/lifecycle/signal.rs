@@ -45,8 +45,7 @@ fn obey(action: Action, limits: DrainLimits, lifecycle: &Lifecycle) {
         Action::LeaveNow => lifecycle.exit.give(Order::Now(ExitCode::Interrupted)),
         Action::BeginDrain => {
             let deadline = Instant::now() + limits.drain + limits.exit_grace;
-            let was = lifecycle.phase.now();
-            lifecycle.phase.advance(Phase::Draining);
+            let was = lifecycle.phase.leave().unwrap_or(Phase::Dead);
             lifecycle.exit.give(Order::By { deadline, code: ExitCode::Forced });
             lifecycle.drain.begin();
             tracing::info!(from = %was, drain_seconds = limits.drain.as_secs_f64(), "told to stop; draining");

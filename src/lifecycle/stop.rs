@@ -1,8 +1,9 @@
 //! What a signal to stop means, as a state machine over one atomic: the first one begins the drain, any further TERM
-//! changes nothing, a second INT ends the process at once. It is generic over the atomic so that a model checker can
-//! run every interleaving of it (L6).
+//! changes nothing, a second INT ends the process at once.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::AtomicU8;
+
+use crate::lifecycle::shared::AtomicByte;
 
 /// A request to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,34 +32,22 @@ const DRAINING: u8 = 1;
 /// Draining, one INT seen.
 const INTERRUPTED: u8 = 2;
 
-/// The two operations that the machine needs of an atomic byte.
-pub(crate) trait AtomicByte {
-    fn load(&self) -> u8;
-    /// Whether `from` was replaced by `to`.
-    fn replace(&self, from: u8, to: u8) -> bool;
-}
-
-impl AtomicByte for AtomicU8 {
-    fn load(&self) -> u8 {
-        self.load(Ordering::Acquire)
-    }
-
-    fn replace(&self, from: u8, to: u8) -> bool {
-        self.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
-    }
-}
-
 /// The machine.
 #[derive(Debug, Default)]
 pub(crate) struct Stop<A>(A);
 
 impl Stop<AtomicU8> {
     pub(crate) fn new() -> Self {
-        Self(AtomicU8::new(RUNNING))
+        Self::at_first(AtomicU8::new)
     }
 }
 
 impl<A: AtomicByte> Stop<A> {
+    /// No request has come. `byte` makes an atomic.
+    pub(crate) fn at_first(byte: impl FnOnce(u8) -> A) -> Self {
+        Self(byte(RUNNING))
+    }
+
     /// Takes a request; any thread, any number of times.
     pub(crate) fn request(&self, request: Request) -> Action {
         loop {
@@ -84,20 +73,10 @@ mod tests {
 
     use super::*;
 
-    impl AtomicByte for loom::sync::atomic::AtomicU8 {
-        fn load(&self) -> u8 {
-            self.load(Ordering::Acquire)
-        }
-
-        fn replace(&self, from: u8, to: u8) -> bool {
-            self.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
-        }
-    }
-
     #[test]
     fn l6_loom_exactly_one_of_racing_signals_begins_the_drain() {
         loom::model(|| {
-            let stop = loom::sync::Arc::new(Stop(loom::sync::atomic::AtomicU8::new(RUNNING)));
+            let stop = loom::sync::Arc::new(Stop::at_first(loom::sync::atomic::AtomicU8::new));
             let racer = |request| {
                 let stop = loom::sync::Arc::clone(&stop);
                 loom::thread::spawn(move || stop.request(request))

@@ -1,0 +1,185 @@
+//! V2: the way down in every interleaving that loom can tell apart with at most three preemptions: the signal, the drain
+//! timer, the engine and one who waits for an answer.
+//!
+//! The machines are those that ship: what a signal means (`Stop`), which phase follows which (`Step`), and the rule of
+//! the drain (`WayDown`). What stands around them is reduced to what it does at these seams: the engine ends a job or
+//! fails it, the waiter is counted before it looks whether the drain has begun, the timer cuts. The engine's own loop is
+//! modelled with its real code elsewhere (V3).
+
+use std::sync::atomic::Ordering;
+
+use loom::sync::atomic::{AtomicU8, AtomicUsize};
+use loom::sync::{Arc, Condvar, Mutex, mpsc};
+use loom::thread;
+
+use crate::lifecycle::drain::WayDown;
+use crate::lifecycle::phase::{Phase, Step};
+use crate::lifecycle::shared::{AtomicByte, Count, Latch};
+use crate::lifecycle::stop::{Action, Request, Stop};
+
+/// Preemptions of one interleaving: threads also change wherever one has to wait.
+const PREEMPTIONS_MAX: usize = 3;
+
+impl AtomicByte for AtomicU8 {
+    fn load(&self) -> u8 {
+        self.load(Ordering::Acquire)
+    }
+
+    fn replace(&self, from: u8, to: u8) -> bool {
+        self.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+}
+
+impl Count for AtomicUsize {
+    fn now(&self) -> usize {
+        self.load(Ordering::Acquire)
+    }
+
+    fn up(&self) {
+        self.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn down(&self) -> usize {
+        self.fetch_sub(1, Ordering::AcqRel)
+    }
+}
+
+/// A token as the library makes it: a flag behind a lock, and those who wait for it.
+#[derive(Debug)]
+struct Token {
+    set: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Token {
+    fn new() -> Self {
+        Self { set: Mutex::new(false), changed: Condvar::new() }
+    }
+
+    fn wait(&self) {
+        let mut set = self.set.lock().expect("no model thread panics with it");
+        while !*set {
+            set = self.changed.wait(set).expect("no model thread panics with it");
+        }
+    }
+}
+
+impl Latch for Token {
+    fn set(&self) {
+        *self.set.lock().expect("no model thread panics with it") = true;
+        self.changed.notify_all();
+    }
+
+    fn is_set(&self) -> bool {
+        *self.set.lock().expect("no model thread panics with it")
+    }
+}
+
+/// What a waiter was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// Its job is done.
+    Finished,
+    /// The engine was told to stop first, or the deadline passed.
+    ShuttingDown,
+    /// Refused before it was a job.
+    Refused,
+}
+
+/// What the threads of one interleaving share.
+struct World {
+    stop: Stop<AtomicU8>,
+    phase: Step<AtomicU8>,
+    down: WayDown<Token, AtomicUsize>,
+}
+
+/// A message to the engine.
+enum Command {
+    Submit(mpsc::Sender<Told>),
+    Stop,
+}
+
+/// Runs `model` in every interleaving.
+fn every(model: impl Fn(Arc<World>) + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(PREEMPTIONS_MAX);
+    builder.check(move || {
+        model(Arc::new(World {
+            stop: Stop::at_first(AtomicU8::new),
+            phase: Step::first(AtomicU8::new),
+            down: WayDown::new(Token::new, || AtomicUsize::new(0)),
+        }));
+    });
+}
+
+/// The engine: ready, then one job after the other until it is told to stop; whoever was not served is told.
+fn engine(world: &World, commands: &mpsc::Receiver<Command>) {
+    world.phase.advance(Phase::Ready);
+    while let Ok(Command::Submit(waiter)) = commands.recv() {
+        // Whoever was cut has left.
+        let _ = waiter.send(Told::Finished);
+    }
+    while let Ok(Command::Submit(waiter)) = commands.try_recv() {
+        let _ = waiter.send(Told::ShuttingDown);
+    }
+}
+
+/// A request: counted, then checked, then a job; its end is the engine's word or the cut.
+fn request(world: &World, commands: &mpsc::Sender<Command>) -> Told {
+    world.down.enter();
+    let told = answer(world, commands);
+    assert!(told == Told::Refused || !world.down.idle.is_set(), "nothing closes under a request that was let in");
+    world.down.leave();
+    told
+}
+
+fn answer(world: &World, commands: &mpsc::Sender<Command>) -> Told {
+    if world.down.begun.is_set() || !world.phase.now().can_answer() {
+        return Told::Refused;
+    }
+    let (waiter, news) = mpsc::channel();
+    commands.send(Command::Submit(waiter)).expect("the engine lives while anyone is in flight");
+    loop {
+        if let Ok(told) = news.try_recv() {
+            return told;
+        }
+        if world.down.cut.is_set() {
+            return Told::ShuttingDown;
+        }
+        thread::yield_now();
+    }
+}
+
+/// The signal, and what follows from it: once nothing is in flight, the engine is told to stop.
+fn signal(world: &World, commands: &mpsc::Sender<Command>) -> Option<Phase> {
+    assert_eq!(world.stop.request(Request::Terminate), Action::BeginDrain);
+    let was = world.phase.advance(Phase::Draining);
+    world.down.begin();
+    world.down.idle.wait();
+    assert_eq!(world.stop.request(Request::Terminate), Action::Nothing);
+    commands.send(Command::Stop).expect("the engine lives until it is told to stop");
+    was
+}
+
+#[test]
+fn v2_loom_a_drain_ends_with_everyone_told_whenever_the_signal_the_timer_and_the_last_job_come() {
+    every(|world| {
+        let (commands, heard) = mpsc::channel();
+        let (theirs, there, then) = (Arc::clone(&world), Arc::clone(&world), Arc::clone(&world));
+        let engine = thread::spawn(move || engine(&theirs, &heard));
+        let asks = commands.clone();
+        let waiter = thread::spawn(move || request(&there, &asks));
+        let timer = thread::spawn(move || {
+            then.down.begun.wait();
+            then.down.cut();
+        });
+        let was = signal(&world, &commands);
+        let told = waiter.join().expect("it is told");
+        timer.join().expect("it rings");
+        engine.join().expect("it ends");
+        assert_eq!(world.phase.now(), Phase::Draining, "a late start revives nothing");
+        assert_eq!(world.down.in_flight(), 0);
+        let was = was.expect("nobody else leaves");
+        assert!(was == Phase::Ready || told == Told::Refused, "told {told:?} by a server that was {was}");
+    });
+}
