@@ -107,6 +107,7 @@ fn settings() -> Settings {
         },
         times: Times::documented(),
         limits: Limits::documented(),
+        wired: false,
         strict: false,
         faults: Vec::new(),
         log_json: false,

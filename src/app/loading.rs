@@ -32,6 +32,8 @@ pub(super) struct Opened {
     text: Arc<Text>,
     checkpoint: Arc<Checkpoint>,
     plan: Plan,
+    /// The loaded model is kept in memory that is never paged out.
+    wired: bool,
 }
 
 /// Finds the model and checks everything that can be known without reading a weight.
@@ -51,7 +53,7 @@ pub(super) fn open(settings: &Settings) -> anyhow::Result<Opened> {
         fingerprint: fingerprint(&checkpoint),
         defaults: defaults(checkpoint.generation_defaults()),
     };
-    Ok(Opened { card, text: Arc::new(text), checkpoint: Arc::new(checkpoint), plan })
+    Ok(Opened { card, text: Arc::new(text), checkpoint: Arc::new(checkpoint), plan, wired: settings.wired })
 }
 
 impl Opened {
@@ -65,7 +67,7 @@ impl Opened {
         &self,
         settings: RunnerSettings,
     ) -> impl FnOnce(&Progress) -> Result<Runner, StartFailure> + Send + 'static {
-        let (checkpoint, plan) = (Arc::clone(&self.checkpoint), self.plan.clone());
+        let (checkpoint, plan, wired) = (Arc::clone(&self.checkpoint), self.plan.clone(), self.wired);
         move |progress| {
             let loaded = Cell::new(0_usize);
             let report = |step: runner::Progress<'_>| match step {
@@ -78,11 +80,12 @@ impl Opened {
                 }
                 runner::Progress::WarmUp => progress.beat(Unit::WarmUp),
             };
-            Runner::load(checkpoint.as_ref(), &plan, settings, &report).map_err(|failure| match failure {
+            let loaded = Runner::load(checkpoint.as_ref(), &plan, settings, &report).map_err(|failure| match failure {
                 failure @ LoadFailure::Memory { .. } => StartFailure::Model(failure.to_string()),
                 LoadFailure::Checkpoint(error) => StartFailure::Model(error.to_string()),
                 LoadFailure::Device(error) => StartFailure::Device(error.to_string()),
-            })
+            });
+            loaded.inspect(|runner| runner.wire(wired))
         }
     }
 }

@@ -297,6 +297,14 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Megabytes for the model, the answers under way and all that is kept; without it, what the GPU's driver recommends, \
          or three quarters of the memory that the process may use.",
     ),
+    setting(
+        "wired",
+        Limits,
+        Switch,
+        "false",
+        "Keep the model and the answers under way in memory that is never paged out, up to what the GPU's driver recommends \
+         less a reserve. macOS only.",
+    ),
     setting("n", Limits, Count(1, 128), "8", "Answers per request."),
     setting("stop_strings", Limits, Count(0, 64), "4", "Stop strings per request."),
     setting("top_logprobs", Limits, Count(0, 100), "20", "Alternatives listed per token."),

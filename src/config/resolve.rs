@@ -50,12 +50,16 @@ pub fn resolve(sources: &Sources<'_>) -> Result<Resolved, Mistakes> {
         listen: listening(&mut reader, sources),
         times: times(&mut reader),
         limits: limits(&mut reader),
+        wired: reader.switch("wired"),
         strict: reader.switch("strict"),
         faults: faults(&mut reader),
         log_json: reader.text("log_format").as_deref() == Some("json"),
         home,
     };
-    let warnings = reader.merged.warnings;
+    let mut warnings = reader.merged.warnings;
+    if settings.wired && !cfg!(target_os = "macos") {
+        warnings.push("wired has no effect here: only macOS wires memory for a GPU".to_owned());
+    }
     Mistakes::check(reader.merged.mistakes)?;
     Ok(Resolved { settings, rows, warnings })
 }

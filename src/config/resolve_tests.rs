@@ -128,6 +128,14 @@ fn every_setting_is_heard_as_flag_variable_and_key_and_reaches_the_settings() {
 }
 
 #[test]
+fn wiring_memory_where_there_is_no_such_thing_is_said_and_is_no_mistake() {
+    let warnings = |desk: Desk| desk.resolve().unwrap().warnings;
+    assert_eq!(warnings(Desk::new()), Vec::<String>::new(), "off by default");
+    let said = warnings(Desk::new().flag("wired", "true"));
+    assert_eq!(said.iter().any(|line| line.starts_with("wired ")), !cfg!(target_os = "macos"), "{said:?}");
+}
+
+#[test]
 fn a_flag_wins_over_a_variable_over_the_file_over_the_default() {
     let file = || Desk::new().file("port = 3");
     let port = |desk: Desk| desk.resolve().unwrap().settings.listen.plain[0].port();

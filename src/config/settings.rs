@@ -21,6 +21,8 @@ pub struct Settings {
     pub times: Times,
     /// How much of anything is accepted.
     pub limits: Limits,
+    /// The model and its rows are kept in memory that is never paged out.
+    pub wired: bool,
     /// Unknown request fields are a 400 instead of a header.
     pub strict: bool,
     /// Faults to inject, as written after `--fault`; always empty without the `fault` feature.

@@ -9,7 +9,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 
 use crate::engine::backend::Capacity;
 use crate::engine::channel::{self, Commands, EventReceiver, Left};
-use crate::engine::command::{Command, Submission};
+use crate::engine::command::{Command, Place, Submission};
 use crate::engine::pace::Pace;
 use crate::job::{Event, Failure, Job, JobId};
 use crate::lifecycle::Lifecycle;
@@ -107,18 +107,20 @@ impl Handle {
         if bytes > memory.bytes_max {
             return Err(Refusal::TooLarge { bytes, bytes_max: memory.bytes_max });
         }
-        if !self.lifecycle.heartbeat.try_enqueue(self.shared.queue_jobs_max) {
+        let Some(place) = Place::take(&self.lifecycle, self.shared.queue_jobs_max) else {
             return Err(Refusal::QueueFull { retry_after_seconds: self.retry_after_seconds() });
-        }
+        };
         let (sender, receiver) = channel::events(job.limits.tokens_max);
-        let submission =
-            Box::new(Submission { job, events: sender, accepted: Instant::now(), accepted_ms: clock::awake_ms() });
+        let submission = Box::new(Submission {
+            job,
+            events: sender,
+            place,
+            accepted: Instant::now(),
+            accepted_ms: clock::awake_ms(),
+        });
         match self.commands.send(Command::Submit(submission)) {
             Ok(()) => Ok(Events { receiver, lifecycle: Arc::clone(&self.lifecycle), ended: false }),
-            Err(Left) => {
-                self.lifecycle.heartbeat.dequeue(0);
-                Err(Refusal::NotReady(self.lifecycle.phase.now()))
-            }
+            Err(Left) => Err(Refusal::NotReady(self.lifecycle.phase.now())),
         }
     }
 
@@ -186,9 +188,12 @@ impl Events {
 
     /// What it means that no terminal event will come.
     fn lost(&self) -> Event {
-        let reason = self.lifecycle.phase.reason();
-        Event::Failed(Failure::EngineDead(
-            reason.unwrap_or_else(|| "the job's channel closed without an end".to_owned()),
-        ))
+        let phase = &self.lifecycle.phase;
+        Event::Failed(match (phase.reason(), phase.now()) {
+            (Some(reason), _) => Failure::EngineDead(reason),
+            // The job was sent at the moment at which the thread that was told to stop looked for the last time.
+            (None, Phase::Draining) => Failure::ShuttingDown,
+            (None, _) => Failure::EngineDead("the job's channel closed without an end".to_owned()),
+        })
     }
 }

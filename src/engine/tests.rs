@@ -278,6 +278,27 @@ fn o3_a_dropped_reader_frees_its_row_within_one_step_running_or_waiting() {
 }
 
 #[test]
+fn o4_a_reader_dropped_during_the_prefill_costs_one_more_chunk_at_most() {
+    let rig = Rig::new(3, 1, true);
+    let mut leaves = rig.submit(&[1; 10 * CHUNK as usize], 5).expect("room");
+    assert_eq!(rig.next(&mut leaves), Some(Event::Admitted));
+    assert_eq!(rig.next(&mut leaves), Some(Event::Prefill { cached_tokens: 0 }));
+    // The first chunk is at the gate; three pass, and the fourth is at the gate when the reader leaves.
+    (0..3).for_each(|_| rig.step());
+    let steps = || rig.seen.lock().expect("no test panics with it").steps;
+    while steps() < 2 + 4 {
+        std::thread::yield_now();
+    }
+    drop(leaves);
+    let mut stays = rig.submit(&[3], 2).expect("room");
+    (0..4).for_each(|_| rig.step());
+    assert_eq!(rig.finish(&mut stays).0, expected(&[3], 2));
+    let (opened, closed, steps) = rig.stop();
+    assert_eq!((opened, closed), (3, 3));
+    assert_eq!(steps, 2 + 4 + 3, "the start-up token, four of ten chunks, and the other job");
+}
+
+#[test]
 fn e5_a_row_that_fails_ends_alone() {
     let rig = Rig::new(8, 4, false);
     let mut bystander = rig.submit(&[10, 11], 50).expect("room");

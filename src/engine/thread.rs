@@ -62,13 +62,7 @@ pub(crate) struct Inference<B: Backend> {
 }
 
 impl<B: Backend> Inference<B> {
-    pub(crate) fn new(
-        backend: B,
-        rows_max: u32,
-        inbox: Inbox,
-        lifecycle: Arc<Lifecycle>,
-        shared: Arc<Shared>,
-    ) -> Self {
+    pub(crate) fn new(backend: B, rows_max: u32, inbox: Inbox, lifecycle: Arc<Lifecycle>, shared: Arc<Shared>) -> Self {
         let rows_max = rows_max.min(backend.capacity().rows_max).max(1);
         Self {
             rows: Vec::new(),

@@ -1,5 +1,5 @@
-//! Jobs accepted and not yet admitted, in the order of arrival; who is next is decided in `admit`. It owns the agreement between this list and the queue
-//! gauge of the heartbeat: whoever leaves here leaves there.
+//! Jobs accepted and not yet admitted, in the order of arrival; who is next is decided in `admit`. It owns what the
+//! heartbeat says of the oldest; how many wait is counted by the places they hold.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -35,30 +35,31 @@ impl Waiting {
         self.jobs.iter().map(|submission| &submission.job)
     }
 
-    /// The job at this place, which leaves the queue.
+    /// The job at this place, which leaves the list.
     pub(crate) fn take(&mut self, place: usize) -> Option<Submission> {
         let submission = self.jobs.remove(place)?;
-        self.lifecycle.heartbeat.dequeue(self.oldest_ms());
+        self.lifecycle.heartbeat.set_queue_oldest(self.oldest_ms());
         Some(submission)
     }
 
     /// Drops jobs whose reader has left and refuses those past their queue deadline, before a step is spent on them.
     pub(crate) fn sweep(&mut self, now: Instant) {
-        let mut kept = VecDeque::with_capacity(self.jobs.len());
-        let mut left = 0;
+        let before = self.jobs.len();
+        let mut kept = VecDeque::with_capacity(before);
         for submission in self.jobs.drain(..) {
             if submission.events.is_closed() {
-                left += 1;
-            } else if submission.job.limits.queue_deadline <= now {
-                left += 1;
+                continue;
+            }
+            if submission.job.limits.queue_deadline <= now {
                 submission.refuse(Failure::QueueTimeout);
             } else {
                 kept.push_back(submission);
             }
         }
+        let has_left = kept.len() < before;
         self.jobs = kept;
-        for _ in 0..left {
-            self.lifecycle.heartbeat.dequeue(self.oldest_ms());
+        if has_left {
+            self.lifecycle.heartbeat.set_queue_oldest(self.oldest_ms());
         }
     }
 

@@ -121,13 +121,12 @@ impl Heartbeat {
         taken
     }
 
-    /// A job left the queue, admitted or refused; `oldest_ms` is when the oldest one left was accepted, 0 for none.
-    pub fn dequeue(&self, oldest_ms: u64) {
+    /// A job left the queue, admitted or refused.
+    pub fn dequeue(&self) {
         self.queued.fetch_sub(1, Ordering::AcqRel);
-        self.queue_oldest_ms.store(oldest_ms, Ordering::Release);
     }
 
-    /// The engine pulled a job; `oldest_ms` is when the oldest one that waits was accepted.
+    /// The engine looked at its queue; `oldest_ms` is when the oldest job that waits was accepted, 0 for none.
     pub fn set_queue_oldest(&self, oldest_ms: u64) {
         self.queue_oldest_ms.store(oldest_ms, Ordering::Release);
     }

@@ -44,38 +44,46 @@ impl Count for AtomicUsize {
     }
 }
 
-/// A token as the library makes it: a flag behind a lock, and those who wait for it.
+/// Something that is said once, and those who wait for it: a token is made like this, and the select over several.
 #[derive(Debug)]
-struct Token {
-    set: Mutex<bool>,
+struct Word<T> {
+    said: Mutex<Option<T>>,
     changed: Condvar,
 }
 
-impl Token {
+impl<T: Copy> Word<T> {
     fn new() -> Self {
-        Self { set: Mutex::new(false), changed: Condvar::new() }
+        Self { said: Mutex::new(None), changed: Condvar::new() }
     }
 
-    fn wait(&self) {
-        let mut set = self.set.lock().expect("no model thread panics with it");
-        while !*set {
-            set = self.changed.wait(set).expect("no model thread panics with it");
+    /// The first word stands.
+    fn say(&self, word: T) {
+        self.said.lock().expect("no model thread panics with it").get_or_insert(word);
+        self.changed.notify_all();
+    }
+
+    fn wait(&self) -> T {
+        let mut said = self.said.lock().expect("no model thread panics with it");
+        loop {
+            match *said {
+                Some(word) => return word,
+                None => said = self.changed.wait(said).expect("no model thread panics with it"),
+            }
         }
     }
 }
 
-impl Latch for Token {
+impl Latch for Word<()> {
     fn set(&self) {
-        *self.set.lock().expect("no model thread panics with it") = true;
-        self.changed.notify_all();
+        self.say(());
     }
 
     fn is_set(&self) -> bool {
-        *self.set.lock().expect("no model thread panics with it")
+        self.said.lock().expect("no model thread panics with it").is_some()
     }
 }
 
-/// What a waiter was told.
+/// What the waiter was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Told {
     /// Its job is done.
@@ -90,12 +98,14 @@ enum Told {
 struct World {
     stop: Stop<AtomicU8>,
     phase: Step<AtomicU8>,
-    down: WayDown<Token, AtomicUsize>,
+    down: WayDown<Word<()>, AtomicUsize>,
+    /// What the waiter reads: the engine's end of its job, or the cut, whichever comes first.
+    told: Word<Told>,
 }
 
 /// A message to the engine.
 enum Command {
-    Submit(mpsc::Sender<Told>),
+    Submit,
     Stop,
 }
 
@@ -107,7 +117,8 @@ fn every(model: impl Fn(Arc<World>) + Sync + Send + 'static) {
         model(Arc::new(World {
             stop: Stop::at_first(AtomicU8::new),
             phase: Step::first(AtomicU8::new),
-            down: WayDown::new(Token::new, || AtomicUsize::new(0)),
+            down: WayDown::new(Word::new, || AtomicUsize::new(0)),
+            told: Word::new(),
         }));
     });
 }
@@ -115,12 +126,11 @@ fn every(model: impl Fn(Arc<World>) + Sync + Send + 'static) {
 /// The engine: ready, then one job after the other until it is told to stop; whoever was not served is told.
 fn engine(world: &World, commands: &mpsc::Receiver<Command>) {
     world.phase.advance(Phase::Ready);
-    while let Ok(Command::Submit(waiter)) = commands.recv() {
-        // Whoever was cut has left.
-        let _ = waiter.send(Told::Finished);
+    while let Ok(Command::Submit) = commands.recv() {
+        world.told.say(Told::Finished);
     }
-    while let Ok(Command::Submit(waiter)) = commands.try_recv() {
-        let _ = waiter.send(Told::ShuttingDown);
+    while let Ok(Command::Submit) = commands.try_recv() {
+        world.told.say(Told::ShuttingDown);
     }
 }
 
@@ -137,17 +147,8 @@ fn answer(world: &World, commands: &mpsc::Sender<Command>) -> Told {
     if world.down.begun.is_set() || !world.phase.now().can_answer() {
         return Told::Refused;
     }
-    let (waiter, news) = mpsc::channel();
-    commands.send(Command::Submit(waiter)).expect("the engine lives while anyone is in flight");
-    loop {
-        if let Ok(told) = news.try_recv() {
-            return told;
-        }
-        if world.down.cut.is_set() {
-            return Told::ShuttingDown;
-        }
-        thread::yield_now();
-    }
+    commands.send(Command::Submit).expect("the engine lives while anyone is in flight");
+    world.told.wait()
 }
 
 /// The signal, and what follows from it: once nothing is in flight, the engine is told to stop.
@@ -172,6 +173,7 @@ fn v2_loom_a_drain_ends_with_everyone_told_whenever_the_signal_the_timer_and_the
         let timer = thread::spawn(move || {
             then.down.begun.wait();
             then.down.cut();
+            then.told.say(Told::ShuttingDown);
         });
         let was = signal(&world, &commands);
         let told = waiter.join().expect("it is told");

@@ -73,3 +73,12 @@ pub fn set_cache_limit(bytes: u64) -> Result<()> {
 pub fn clear_cache() -> Result<()> {
     Ok(mlx_rs::memory::clear_cache()?)
 }
+
+/// Keeps at most this many bytes in memory that is never paged out; 0 is none. Says what the limit was. Without Metal
+/// there is no such memory.
+///
+/// # Errors
+/// It is more than the GPU's driver recommends.
+pub fn set_wired_limit(bytes: u64) -> Result<u64> {
+    Ok(mlx_rs::memory::set_wired_limit(usize::try_from(bytes).unwrap_or(usize::MAX))? as u64)
+}

@@ -14,7 +14,7 @@ use std::sync::OnceLock;
 use mlx_rs::error::{AsSliceError, ConversionError, Exception};
 
 pub use array::{filled, filled_f32, from_f32, from_tokens, slice, slice_update, to_f32_vec, to_u32_vec};
-pub use memory::{Gauges, clear_cache, gauges, recommended_bytes, reset_peak, set_cache_limit};
+pub use memory::{Gauges, clear_cache, gauges, recommended_bytes, reset_peak, set_cache_limit, set_wired_limit};
 pub use mlx_rs::{Array, Dtype};
 
 /// What MLX refused or lost. Above the runner it is always a device fault: no MLX error is survived.

@@ -21,6 +21,7 @@
 mod batch;
 mod row;
 mod warmup;
+mod wired;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -14,11 +14,11 @@ use shuttle::rand::{Rng, thread_rng};
 use shuttle::scheduler::PctScheduler;
 use shuttle::{Config, Runner, future, thread};
 
+use crate::engine::channel;
 use crate::engine::handle::{Events, Handle, Refusal, Shared};
 use crate::engine::seam::modelled::{Seam, under};
 use crate::engine::tests::{FATAL, Oracle, POISON, Seen, expected, job};
 use crate::engine::thread::Inference;
-use crate::engine::channel;
 use crate::job::{Event, Failure};
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::phase::Phase;
@@ -108,7 +108,8 @@ fn meet() {
     let seen = Arc::new(Mutex::new(Seen::default()));
     let (commands, inbox) = channel::commands(QUEUE_JOBS_MAX);
     let shared = Arc::new(Shared::new(QUEUE_JOBS_MAX));
-    let oracle = Oracle { rows: BTreeMap::new(), rows_max: ROWS_MAX, seen: Arc::clone(&seen), gate: None, proved: true };
+    let oracle =
+        Oracle { rows: BTreeMap::new(), rows_max: ROWS_MAX, seen: Arc::clone(&seen), gate: None, proved: true };
     let inference = Inference::new(oracle, ROWS_MAX, inbox, Arc::clone(&lifecycle), Arc::clone(&shared));
     shared.capacity.set(inference.capacity()).expect("set once");
     lifecycle.phase.advance(Phase::Ready);
@@ -116,7 +117,13 @@ fn meet() {
 
     let chance = |one_in: u32| thread_rng().gen_ratio(1, one_in);
     let world = World { handle, lifecycle: Arc::clone(&lifecycle), fatal: chance(4) };
-    let second = if world.fatal { FATAL } else if chance(4) { POISON } else { 9 };
+    let second = if world.fatal {
+        FATAL
+    } else if chance(4) {
+        POISON
+    } else {
+        9
+    };
     let events_read = thread_rng().gen_range(0..5);
     let act = |act: Box<dyn FnOnce(World) + Send>| {
         let world = world.clone();

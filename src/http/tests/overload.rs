@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::config::settings::Times;
 use crate::http::tests::client::{Client, chat_request, content, events, saying, streaming};
-use crate::http::tests::script::{FOREVER, reply_to};
+use crate::http::tests::script::{FOREVER, Said, reply_to};
 use crate::http::tests::site::{SLACK, Site, eventually, site};
 use crate::http::tests::stopwatch::Stopwatch;
 use crate::lifecycle::shortage::Pressure;
@@ -110,26 +111,86 @@ async fn o3_a_client_that_leaves_frees_its_row_or_its_place_streamed_or_whole() 
 }
 
 #[tokio::test]
-async fn o5_a_client_that_does_not_read_is_dropped_and_others_are_served() {
+async fn o4_a_client_that_leaves_during_the_prefill_costs_one_more_chunk_at_most() {
+    let long = "x".repeat(3000);
+    for body in [saying(&long), streaming(&long)] {
+        let site = site(|_| ()).await;
+        site.gate.shut();
+        let mut client = site.connect().await;
+        client.send(chat_request(&body)).await;
+        site.gate.let_pass(2);
+        eventually("two of six chunks are evaluated", || site.gate.chunks() == 2).await;
+        drop(client);
+        let name = "sanctum_mlx_finishes_total{reason=\"client_disconnected\"}";
+        eventually("it is noticed", || site.metric(name) == 1.0).await;
+        site.gate.open();
+        eventually("the row is free", || site.gate.open_rows() == 0).await;
+        assert!(site.gate.chunks() <= 3, "{} chunks", site.gate.chunks());
+        assert_eq!(site.gate.said(&long), [[]], "nothing was decoded for it");
+    }
+}
+
+/// The tokens of each answer to `hello`, with their steps, beside a client that does not read, until that is dropped, or
+/// beside nobody.
+async fn hellos(beside_a_slow_reader: bool) -> Vec<Said> {
+    const ANSWERS: usize = 8;
+    let stall = Duration::from_millis(400);
     let site = site(|settings| {
-        settings.limits.rows = 2;
-        settings.times.write_stall = Duration::from_millis(400);
+        settings.limits.rows = 3;
+        settings.times.write_stall = stall;
     })
     .await;
+    site.gate.shut();
     let mut slow = site.connect().await;
-    let socket = socket2::SockRef::from(&slow.stream);
-    socket.set_recv_buffer_size(4096).expect("a small window");
-    let mut body = streaming(FOREVER);
-    body["max_tokens"] = json!(4000);
-    for _ in 0..8 {
-        // Pipelined: 8 answers of about 1 MB are more than both kernels' buffers hold.
-        slow.send(chat_request(&body)).await;
+    if beside_a_slow_reader {
+        let socket = socket2::SockRef::from(&slow.stream);
+        socket.set_recv_buffer_size(4096).expect("a small window");
+        let mut body = streaming(FOREVER);
+        body["max_tokens"] = json!(4000);
+        for _ in 0..ANSWERS {
+            // Pipelined: these answers of about 1 MB are more than both kernels' buffers hold.
+            slow.send(chat_request(&body)).await;
+        }
+        eventually("it has a row", || site.gate.open_rows() == 1).await;
     }
-    let reply = site.connect().await.post(&saying("hello")).await;
-    assert_eq!(reply.json()["choices"][0]["message"]["content"], reply_to("hello"));
+    let mut others = [site.connect().await, site.connect().await];
+    for other in &mut others {
+        other.send(chat_request(&saying("hello"))).await;
+    }
+    site.in_flight(others.len() + usize::from(beside_a_slow_reader)).await;
+    site.gate.open();
     let name = "sanctum_mlx_connections_dropped_total{reason=\"write_stall\"}";
-    eventually("the slow client is dropped", || site.metric(name) == 1.0).await;
+    let stopwatch = Stopwatch::start();
+    loop {
+        for other in &mut others {
+            assert_eq!(other.reply().await.json()["choices"][0]["message"]["content"], reply_to("hello"));
+        }
+        if !beside_a_slow_reader || site.metric(name) == 1.0 {
+            break;
+        }
+        for other in &mut others {
+            other.send(chat_request(&saying("hello"))).await;
+        }
+    }
+    if beside_a_slow_reader {
+        assert!(stopwatch.wall() >= stall, "{:?}", stopwatch.wall());
+        let begun = site.gate.opened().iter().filter(|prompt| *prompt == FOREVER).count();
+        assert!((1..ANSWERS).contains(&begun), "{begun}: what is not read is not computed beyond the answer under way");
+    }
     eventually("nothing is in flight", || site.state.lifecycle.drain.in_flight() == 0).await;
+    site.gate.said("hello")
+}
+
+#[tokio::test]
+async fn o5_a_client_that_does_not_read_is_dropped_and_others_have_the_same_tokens_at_the_same_steps() {
+    assert_eq!(Times::documented().write_stall, Duration::from_secs(60));
+    let mut alone = hellos(false).await;
+    alone.dedup();
+    let [alone] = alone.as_slice() else { panic!("every answer is the same: {alone:?}") };
+    assert!(alone.len() > reply_to("hello").len(), "the answer and its end");
+    for beside in hellos(true).await {
+        assert_eq!(&beside, alone);
+    }
 }
 
 #[tokio::test]

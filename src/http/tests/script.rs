@@ -31,6 +31,9 @@ pub(super) const FAULTY: &str = "faulty";
 /// Ends the device after one token.
 pub(super) const FATAL: &str = "fatal";
 
+/// A token and the step that gave it, counted from the row's first.
+pub(super) type Said = Vec<(u64, u32)>;
+
 /// How many more steps may run, and which rows were seen.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
@@ -45,6 +48,12 @@ struct GateState {
     opened: Vec<String>,
     closed: usize,
     decoded: u64,
+    /// Decode calls so far.
+    steps: u64,
+    /// Chunks of prompts that were not their last.
+    chunks: u64,
+    /// What each closed row was asked, and its tokens.
+    said: Vec<(String, Said)>,
 }
 
 impl Gate {
@@ -81,6 +90,17 @@ impl Gate {
         self.state.lock().decoded
     }
 
+    /// Chunks of prompts evaluated so far, without the last of each.
+    pub(super) fn chunks(&self) -> u64 {
+        self.state.lock().chunks
+    }
+
+    /// The tokens of each closed row that was asked this.
+    pub(super) fn said(&self, prompt: &str) -> Vec<Said> {
+        let state = self.state.lock();
+        state.said.iter().filter(|(asked, _)| asked == prompt).map(|(_, said)| said.clone()).collect()
+    }
+
     fn pass(&self) {
         let mut state = self.state.lock();
         while state.shut && state.permits == 0 {
@@ -103,6 +123,8 @@ struct Row {
     left: u32,
     answer: VecDeque<u32>,
     position: usize,
+    /// Its tokens, with the decode calls that gave them.
+    said: Said,
 }
 
 impl Script {
@@ -136,7 +158,7 @@ impl Backend for Script {
         };
         self.gate.state.lock().opened.push(text.clone());
         let left = u32::try_from(ask.prompt.len()).expect("a short prompt");
-        self.rows.insert(row, Row { prompt: text, left, answer, position: 0 });
+        self.rows.insert(row, Row { prompt: text, left, answer, position: 0, said: Vec::new() });
     }
 
     fn begin(&mut self, _: RowId) -> Result<u32, DeviceFault> {
@@ -146,33 +168,45 @@ impl Backend for Script {
     fn prefill(&mut self, row: RowId, tokens: u32) -> Result<u32, DeviceFault> {
         let row = self.rows.get_mut(&row).expect("the row is open");
         row.left = row.left.saturating_sub(tokens);
+        if row.left > 0 {
+            self.gate.pass();
+            self.gate.state.lock().chunks += 1;
+        }
         Ok(row.left)
     }
 
     fn decode(&mut self, rows: &[RowId]) -> Result<Vec<Decoded>, DeviceFault> {
         self.gate.pass();
-        self.gate.state.lock().decoded += rows.len() as u64;
+        let mut state = self.gate.state.lock();
+        state.decoded += rows.len() as u64;
+        state.steps += 1;
         rows.iter()
             .map(|row| {
                 let row = self.rows.get_mut(row).expect("the row is open");
                 row.position += 1;
-                match (row.answer.pop_front(), row.prompt.as_str()) {
-                    (Some(token), _) => Ok(Decoded::Token(token.into())),
+                let token = match (row.answer.pop_front(), row.prompt.as_str()) {
+                    (Some(token), _) => token,
                     (None, FOREVER) => {
                         let letter = u8::try_from((row.position - 1) % 26).expect("below 26");
-                        Ok(Decoded::Token(u32::from(b'a' + letter).into()))
+                        u32::from(b'a' + letter)
                     }
-                    (None, FAULTY) => Ok(Decoded::Failed("NaN logits".to_owned())),
-                    (None, FATAL) => Err(DeviceFault("the device is gone".to_owned())),
-                    (None, _) => Ok(Decoded::Token(END.into())),
-                }
+                    (None, FAULTY) => return Ok(Decoded::Failed("NaN logits".to_owned())),
+                    (None, FATAL) => return Err(DeviceFault("the device is gone".to_owned())),
+                    (None, _) => END,
+                };
+                row.said.push((state.steps, token));
+                Ok(Decoded::Token(token.into()))
             })
             .collect()
     }
 
     fn close(&mut self, row: RowId) {
-        self.rows.remove(&row).expect("the row is open");
-        self.gate.state.lock().closed += 1;
+        let mut row = self.rows.remove(&row).expect("the row is open");
+        let first = row.said.first().map_or(0, |(step, _)| *step);
+        row.said.iter_mut().for_each(|(step, _)| *step -= first);
+        let mut state = self.gate.state.lock();
+        state.said.push((row.prompt, row.said));
+        state.closed += 1;
     }
 
     fn kept_bytes(&self) -> u64 {

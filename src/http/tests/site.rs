@@ -66,6 +66,7 @@ pub(super) fn settings() -> Settings {
             ..Times::documented()
         },
         limits: Limits { rows: 1, ..Limits::documented() },
+        wired: false,
         strict: false,
         faults: Vec::new(),
         log_json: false,
