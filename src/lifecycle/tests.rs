@@ -6,7 +6,7 @@
 //! fails it, the waiter is counted before it looks whether the drain has begun, the timer cuts. The engine's own loop is
 //! modelled with its real code elsewhere (V3).
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{self, Ordering};
 
 use loom::sync::atomic::{AtomicU8, AtomicUsize};
 use loom::sync::{Arc, Condvar, Mutex, mpsc};
@@ -109,11 +109,14 @@ enum Command {
     Stop,
 }
 
-/// Runs `model` in every interleaving.
-fn every(model: impl Fn(Arc<World>) + Sync + Send + 'static) {
+/// Runs `model` in every interleaving; says how many there were.
+fn every(model: impl Fn(Arc<World>) + Sync + Send + 'static) -> usize {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(PREEMPTIONS_MAX);
+    let ran = std::sync::Arc::new(atomic::AtomicUsize::new(0));
+    let counted = std::sync::Arc::clone(&ran);
     builder.check(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
         model(Arc::new(World {
             stop: Stop::at_first(AtomicU8::new),
             phase: Step::first(AtomicU8::new),
@@ -121,6 +124,7 @@ fn every(model: impl Fn(Arc<World>) + Sync + Send + 'static) {
             told: Word::new(),
         }));
     });
+    ran.load(Ordering::Relaxed)
 }
 
 /// The engine: ready, then one job after the other until it is told to stop; whoever was not served is told.
@@ -164,7 +168,7 @@ fn signal(world: &World, commands: &mpsc::Sender<Command>) -> Option<Phase> {
 
 #[test]
 fn v2_loom_a_drain_ends_with_everyone_told_whenever_the_signal_the_timer_and_the_last_job_come() {
-    every(|world| {
+    let ran = every(|world| {
         let (commands, heard) = mpsc::channel();
         let (theirs, there, then) = (Arc::clone(&world), Arc::clone(&world), Arc::clone(&world));
         let engine = thread::spawn(move || engine(&theirs, &heard));
@@ -184,4 +188,5 @@ fn v2_loom_a_drain_ends_with_everyone_told_whenever_the_signal_the_timer_and_the
         let was = was.expect("nobody else leaves");
         assert!(was == Phase::Ready || told == Told::Refused, "told {told:?} by a server that was {was}");
     });
+    println!("V2, every interleaving with at most {PREEMPTIONS_MAX} preemptions: {ran}");
 }

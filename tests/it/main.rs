@@ -11,6 +11,8 @@ mod health;
 mod memory;
 mod refusals;
 mod sampling;
+#[cfg(target_os = "linux")] // As `memory`.
+mod soak;
 mod structured;
 mod text;
 mod tls;

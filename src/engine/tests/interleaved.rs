@@ -24,7 +24,7 @@ use crate::lifecycle::Lifecycle;
 use crate::lifecycle::phase::Phase;
 
 /// Schedules of a usual run.
-const SCHEDULES: usize = 2_000;
+const SCHEDULES: usize = 10_000;
 /// Changes of priority in one schedule, and one: bugs that need fewer orderings are found soon.
 const DEPTH: usize = 4;
 /// Of one thread: the loop's turn is deeper than the checker's default.

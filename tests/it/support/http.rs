@@ -144,6 +144,12 @@ impl Connection {
         Ok((length > 0).then_some(chunk))
     }
 
+    /// Leaves by a reset: what the server still sends reaches nobody.
+    pub fn reset(self) {
+        let socket = socket2::SockRef::from(self.stream.get_ref());
+        socket.set_linger(Some(Duration::ZERO)).expect("an open socket");
+    }
+
     fn line(&mut self) -> io::Result<String> {
         let mut line = String::new();
         if self.stream.read_line(&mut line)? == 0 {
