@@ -392,6 +392,7 @@ impl Sim {
             return false;
         }
         let opened_before = self.engine.backend().opened.len();
+        let was_open = !self.engine.backend().rows.is_empty();
         let complete: Vec<RowId> = self.complete_rows();
         let outcome = self.engine.turn(self.now);
         self.dead = outcome.is_err();
@@ -406,12 +407,15 @@ impl Sim {
         let short = self.lifecycle.shortage.now() >= Pressure::Warning;
         assert!(!short || ended || world.kept.is_empty(), "nothing is kept while the system is short of memory");
         assert!(world.evaluated <= CHUNK, "a turn evaluates one chunk of prompts at most");
+        let worked = world.evaluated > 0 || !world.decoded.is_empty() || world.closed > 0;
+        assert!(worked || !was_open, "a turn that finds an open row works on one, or closes it");
         let still_open = |row: &RowId| world.rows.contains_key(row);
         assert!(
             complete.iter().filter(|row| still_open(row)).all(|row| world.decoded.contains(row)),
             "every row that decodes gets a token in each turn"
         );
         self.check_fairness(opened_before);
+        self.check_gauges();
         self.engine_forget();
         outcome.is_ok_and(|more| more)
     }
@@ -427,6 +431,18 @@ impl Sim {
         world.evaluated = 0;
         world.closed = 0;
         world.decoded.clear();
+    }
+
+    /// Who has an open row and who waits are those who were not told an end, and nobody else: whoever left before the turn
+    /// has neither. The gauges say so.
+    fn check_gauges(&self) {
+        let there = |admitted| self.clients.iter().filter(|client| client.end.is_none() && client.admitted == admitted);
+        let (running, waiting) = (there(true).count(), there(false).count());
+        let pulse = self.lifecycle.heartbeat.pulse();
+        assert_eq!(self.engine.backend().rows.len(), running, "a row is open for everyone who was admitted");
+        assert_eq!((pulse.running as usize, pulse.queued as usize), (running, waiting), "the gauges are exact");
+        let ended = self.engine.backend().closed > 0;
+        assert!(waiting == 0 || running > 0 || ended, "while someone waits, someone runs");
     }
 
     /// While a scope waits without a row, every other scope gets one row at most.

@@ -27,29 +27,38 @@ pub(crate) trait Latch {
     fn is_set(&self) -> bool;
 }
 
-impl AtomicByte for AtomicU8 {
-    fn load(&self) -> u8 {
-        self.load(Ordering::Acquire)
-    }
+/// The traits for one library's atomics, with the same orderings for each.
+macro_rules! for_atomics {
+    ($byte:ty, $count:ty) => {
+        impl AtomicByte for $byte {
+            fn load(&self) -> u8 {
+                self.load(Ordering::Acquire)
+            }
 
-    fn replace(&self, from: u8, to: u8) -> bool {
-        self.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
-    }
+            fn replace(&self, from: u8, to: u8) -> bool {
+                self.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+            }
+        }
+
+        impl Count for $count {
+            fn now(&self) -> usize {
+                self.load(Ordering::Acquire)
+            }
+
+            fn up(&self) {
+                self.fetch_add(1, Ordering::AcqRel);
+            }
+
+            fn down(&self) -> usize {
+                self.fetch_sub(1, Ordering::AcqRel)
+            }
+        }
+    };
 }
 
-impl Count for AtomicUsize {
-    fn now(&self) -> usize {
-        self.load(Ordering::Acquire)
-    }
-
-    fn up(&self) {
-        self.fetch_add(1, Ordering::AcqRel);
-    }
-
-    fn down(&self) -> usize {
-        self.fetch_sub(1, Ordering::AcqRel)
-    }
-}
+for_atomics!(AtomicU8, AtomicUsize);
+#[cfg(test)]
+for_atomics!(loom::sync::atomic::AtomicU8, loom::sync::atomic::AtomicUsize);
 
 impl Latch for CancellationToken {
     fn set(&self) {

@@ -2,7 +2,7 @@
 //! timer, the engine and one who waits for an answer.
 //!
 //! The machines are those that ship: what a signal means (`Stop`), which phase follows which (`Step`), and the rule of
-//! the drain (`WayDown`). What stands around them is reduced to what it does at these seams: the engine ends a job or
+//! the drain (`WayDown`), with the orderings that ship. What stands around them is reduced to what it does at these seams: the engine ends a job or
 //! fails it, the waiter is counted before it looks whether the drain has begun, the timer cuts. The engine's own loop is
 //! modelled with its real code elsewhere (V3).
 
@@ -14,35 +14,11 @@ use loom::thread;
 
 use crate::lifecycle::drain::WayDown;
 use crate::lifecycle::phase::{Phase, Step};
-use crate::lifecycle::shared::{AtomicByte, Count, Latch};
+use crate::lifecycle::shared::Latch;
 use crate::lifecycle::stop::{Action, Request, Stop};
 
 /// Preemptions of one interleaving: threads also change wherever one has to wait.
 const PREEMPTIONS_MAX: usize = 3;
-
-impl AtomicByte for AtomicU8 {
-    fn load(&self) -> u8 {
-        self.load(Ordering::Acquire)
-    }
-
-    fn replace(&self, from: u8, to: u8) -> bool {
-        self.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
-    }
-}
-
-impl Count for AtomicUsize {
-    fn now(&self) -> usize {
-        self.load(Ordering::Acquire)
-    }
-
-    fn up(&self) {
-        self.fetch_add(1, Ordering::AcqRel);
-    }
-
-    fn down(&self) -> usize {
-        self.fetch_sub(1, Ordering::AcqRel)
-    }
-}
 
 /// Something that is said once, and those who wait for it: a token is made like this, and the select over several.
 #[derive(Debug)]

@@ -7,6 +7,7 @@
 //! the inside of a channel, whose authors have models of their own.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,25 @@ const DEPTH: usize = 4;
 const STACK_BYTES: usize = 256 << 10;
 const QUEUE_JOBS_MAX: u32 = 3;
 const ROWS_MAX: u32 = 2;
+
+/// How a request can end.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Finished,
+    RowFailed,
+    EngineDead,
+    ShuttingDown,
+    Refused,
+}
+
+/// How often each kind came, over all schedules.
+static MET: [AtomicU64; 5] = [const { AtomicU64::new(0) }; 5];
+
+impl Kind {
+    fn note(self) {
+        MET[self as usize].fetch_add(1, Ordering::Relaxed);
+    }
+}
 
 /// Lets the scheduler choose who goes on.
 fn schedule(seam: Seam) {
@@ -64,7 +84,7 @@ impl World {
 
     /// Submits and reads to the end, which comes once and fits what was asked.
     fn ask(&self, prompt: &[u32], tokens_max: u32) {
-        let Some(mut events) = self.submit(prompt, tokens_max) else { return };
+        let Some(mut events) = self.submit(prompt, tokens_max) else { return Kind::Refused.note() };
         let mut tokens = Vec::new();
         let end = loop {
             match future::block_on(events.next()).expect("a terminal event comes before the end") {
@@ -76,13 +96,26 @@ impl World {
         assert_eq!(future::block_on(events.next()), None, "nothing follows the terminal event");
         let all = expected(prompt, tokens_max);
         match end {
-            Event::Finished(_) => assert_eq!(tokens, all),
-            Event::Failed(Failure::Row(_)) => assert!(prompt.contains(&POISON)),
+            Event::Finished(_) => {
+                Kind::Finished.note();
+                assert_eq!(tokens, all);
+            }
+            Event::Failed(Failure::Row(_)) => {
+                Kind::RowFailed.note();
+                assert!(prompt.contains(&POISON));
+            }
             Event::Failed(Failure::EngineDead(reason)) => {
+                Kind::EngineDead.note();
                 assert!(self.fatal && reason.contains("the device is gone"), "{reason}");
+                assert_eq!(
+                    self.lifecycle.phase.now(),
+                    Phase::Dead,
+                    "whoever is told finds no server that claims to live"
+                );
                 assert!(all.starts_with(&tokens));
             }
             Event::Failed(Failure::ShuttingDown) => {
+                Kind::ShuttingDown.note();
                 assert_eq!(self.lifecycle.phase.now(), Phase::Draining);
                 assert!(all.starts_with(&tokens));
             }
@@ -154,5 +187,8 @@ fn v3_every_accepted_job_has_one_end_whoever_asks_leaves_and_stops_when() {
     under(schedule, || {
         Runner::new(PctScheduler::new(DEPTH, schedules), config).run(meet);
     });
+    let met = MET.each_ref().map(|count| count.load(Ordering::Relaxed));
+    println!("finished, its row failed, engine dead, shutting down, refused: {met:?}");
+    assert!(met.iter().all(|count| *count > 0), "every kind of end was met: {met:?}");
     println!("V3, {schedules} trials run, {schedules} trials promised");
 }
