@@ -32,6 +32,7 @@ fn dispatch(command: &Command) -> i32 {
         Command::Pull(args) => told(pull(args)),
         Command::Certs(args) => told(ops::certs::run(args)),
         Command::Probe(args) => ops::probe::run(args) as i32,
+        Command::Bench(args) => ops::bench::run(args) as i32,
         Command::Doctor(args) => match ops::doctor::run(args) {
             Ok(can_start) => i32::from(!can_start),
             Err(error) => told(Err(error)),

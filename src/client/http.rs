@@ -54,6 +54,14 @@ pub enum ClientError {
     /// The connection, the handshake or the protocol failed.
     #[error("{0}")]
     Transport(String),
+    /// A stream was asked for, and the server answered with a status that has none.
+    #[error("refused with {status}: {said}")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// The beginning of the body.
+        said: String,
+    },
     /// The reply is not what was asked for.
     #[error("{0}")]
     Reply(String),
@@ -134,7 +142,11 @@ impl Client {
             return Ok(Events::new(BufReader::new(response.into_body().into_reader())));
         }
         let reply = self.reply(response)?;
-        Err(ClientError::Reply(format!("wants an event stream, got {} {kind}: {}", reply.status, reply.excerpt())))
+        let (status, said) = (reply.status, reply.excerpt());
+        if status != 200 {
+            return Err(ClientError::Refused { status, said });
+        }
+        Err(ClientError::Reply(format!("wants an event stream, got {kind}: {said}")))
     }
 
     fn send(&self, path: &str, body: &impl Serialize) -> Result<ureq::http::Response<Body>, ClientError> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand, value_parser};
 
 use crate::config::names::{Kind, SETTINGS, Setting};
 
@@ -21,7 +21,8 @@ Exit codes of serve:
    75  stopped by force at the drain deadline
    78  the configuration, a certificate or the model is wrong; nothing was bound
   130  interrupted twice
-Probes: 0 healthy, 1 unhealthy, 2 cannot run or needs a human. Doctor: 0 ready to start, 1 not.";
+Probes: 0 healthy, 1 unhealthy, 2 cannot run or needs a human. Doctor: 0 ready to start, 1 not.
+Bench: 0 measured, 1 measured but some answers failed, 2 cannot run.";
 
 const SERVE_NOTES: &str = "\
 Settings come from flags, then from variables, then from the settings file, then from the defaults. A flag --drain-seconds
@@ -35,6 +36,30 @@ Examples:
   SANCTUM_MLX_PORT=8080 sanctum-mlx serve --check
 
 Signals: TERM or INT drains and stops; INT twice stops now; HUP and USR1 are described in the README.";
+
+const BENCH_NOTES: &str = "\
+First 1, 2, 4 ... N clients, each of which asks again when its answer is complete (closed loop: capacity); then, for each
+--rate, requests that come by chance, as from many users who do not wait for each other (open loop: latency under load;
+times count from the moment at which a request was due, so that a server that falls behind cannot hide it).
+
+Every answer is greedy, streamed, and of exactly --tokens tokens (`ignore_eos`); one of another length counts as failed.
+No two prompts begin alike, or the server's prefix cache would do the work, unless --shared-prefix says otherwise. How
+many words make --prompt-tokens is learned from what the server counts. The table tells how many tokens the server found
+cached, and what each word in it means. A 99th percentile is told from 1,000 samples on.
+
+Nothing of the model is loaded here: it can run beside the server or on another machine, against any server with
+/v1/models and streaming /v1/chat/completions that honours `ignore_eos`. Client and server share the processor when they
+share the machine: `client ... cores` says how much this program took. The table goes to stdout and speech to stderr;
+with --json, JSON goes to stdout and the table to stderr.
+
+Examples:
+  sanctum-mlx bench
+  sanctum-mlx bench --clients 16 --prompt-tokens 1024 --tokens 32 --json > bench.json
+  sanctum-mlx bench --clients 0 --rate 0.5,1,2,4 --rate-seconds 60 --slo-ttft-ms 1000
+  sanctum-mlx bench --url https://host.local:1338 --ca ca.crt --cert me.crt --key me.key
+
+Exit codes: 0 measured; 1 measured, but some answers failed, as stderr and the column `failed` say; 2 cannot run: no
+server, not ready, certificates, sizes; 64 the command line is not understood.";
 
 /// An OpenAI-compatible inference server on MLX whose listener never outlives its ability to answer.
 #[derive(Debug, Parser)]
@@ -58,6 +83,9 @@ pub enum Command {
     Certs(CertsArgs),
     /// Look once whether a server answers; one JSON line on stdout; exit 0 healthy, 1 unhealthy, 2 cannot run.
     Probe(ProbeArgs),
+    /// Measure a running server: time to first token, gaps between tokens, throughput at 1, 2, 4 ... N clients.
+    #[command(after_long_help = BENCH_NOTES)]
+    Bench(BenchArgs),
     /// Look for everything that could stop the next start, each with its remedy; exit 0 or 1.
     Doctor(DoctorArgs),
 }
@@ -135,12 +163,102 @@ pub struct ProbeArgs {
     /// What to look at.
     #[command(subcommand)]
     pub kind: ProbeKind,
-    /// The server; without it, mutual TLS on 127.0.0.1:1338 where certificates exist, else plain HTTP on 127.0.0.1:1337.
-    #[arg(long, global = true)]
-    pub url: Option<String>,
     /// Give up after this many seconds instead of the probe's own limit.
     #[arg(long, global = true, value_name = "SECONDS")]
     pub timeout_seconds: Option<f64>,
+    /// Which server to look at.
+    #[command(flatten)]
+    pub server: ServerArgs,
+}
+
+/// What a probe looks at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+pub enum ProbeKind {
+    /// GET /v1/models must answer 200 with a model, within 10 seconds.
+    Http,
+    /// A chat must answer that 2+2 is 4, within 120 seconds.
+    Chat,
+}
+
+/// `bench`.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Which server to measure.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// The model to ask for, by its id; without it, the first that the server lists.
+    #[arg(long, value_name = "TEXT")]
+    pub model: Option<String>,
+    /// Measure at 1, 2, 4 ... and at this number of clients; 0 leaves the closed loop out.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = value_parser!(u32).range(0..=256))]
+    pub clients: u32,
+    /// Requests that each client of the closed loop sends.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = value_parser!(u32).range(1..=100_000))]
+    pub requests: u32,
+    /// Tokens of each prompt, with what the chat template adds.
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = value_parser!(u32).range(1..=1_000_000))]
+    pub prompt_tokens: u32,
+    /// Tokens of each answer.
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = value_parser!(u32).range(2..=1_000_000))]
+    pub tokens: u32,
+    /// Tokens at the beginning of all prompts that are alike, to measure the prefix cache.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = value_parser!(u32).range(0..=1_000_000))]
+    pub shared_prefix: u32,
+    /// Also measure at this many requests a second, by chance (Poisson). Repeat it, or separate by commas.
+    #[arg(long, value_name = "R", value_delimiter = ',', value_parser = rate)]
+    pub rate: Vec<f64>,
+    /// How long each rate is kept up.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = value_parser!(u32).range(1..=3_600))]
+    pub rate_seconds: u32,
+    /// An answer is good if its first token comes within this time ...
+    #[arg(long, value_name = "MS", default_value_t = 500.0, value_parser = objective)]
+    pub slo_ttft_ms: f64,
+    /// ... and each further one, on average, within this.
+    #[arg(long, value_name = "MS", default_value_t = 50.0, value_parser = objective)]
+    pub slo_tpot_ms: f64,
+    /// Of the moments at which requests of an open loop are due.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+    /// Most time for one answer.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = value_parser!(u32).range(1..=86_400))]
+    pub timeout_seconds: u32,
+    /// Print JSON on stdout, and the table on stderr.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A number of requests a second that makes sense.
+fn rate(text: &str) -> Result<f64, String> {
+    positive(text, 1_000.0)
+}
+
+/// Milliseconds that someone may wait for.
+fn objective(text: &str) -> Result<f64, String> {
+    positive(text, 1e9)
+}
+
+fn positive(text: &str, most: f64) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "wants a number".to_owned())?;
+    if number > 0.0 && number <= most { Ok(number) } else { Err(format!("wants more than 0 and at most {most}")) }
+}
+
+/// `doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// The settings that the next start would have.
+    #[command(flatten)]
+    pub flags: Flags,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which server a command talks to, and who it is to that server.
+#[derive(Debug, Clone, Args)]
+pub struct ServerArgs {
+    /// The server; without it, mutual TLS on 127.0.0.1:1338 where certificates exist, else plain HTTP on 127.0.0.1:1337.
+    #[arg(long, global = true)]
+    pub url: Option<String>,
     /// The authority that the server's certificate must chain to (by default `<home>/certs/ca.crt`).
     #[arg(long, global = true, value_name = "PATH")]
     pub ca: Option<PathBuf>,
@@ -153,26 +271,6 @@ pub struct ProbeArgs {
     /// Where things are kept.
     #[command(flatten)]
     pub root: RootArgs,
-}
-
-/// What a probe looks at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
-pub enum ProbeKind {
-    /// GET /v1/models must answer 200 with a model, within 10 seconds.
-    Http,
-    /// A chat must answer that 2+2 is 4, within 120 seconds.
-    Chat,
-}
-
-/// `doctor`.
-#[derive(Debug, Args)]
-pub struct DoctorArgs {
-    /// The settings that the next start would have.
-    #[command(flatten)]
-    pub flags: Flags,
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// The one root of everything kept.

@@ -42,10 +42,16 @@ fn a_line_that_is_not_understood_exits_64_and_help_and_version_exit_0() {
         ("serve --json", 64),
         ("certs issue", 64),
         ("probe http --cert x", 64),
+        ("bench --clients 257", 64),
+        ("bench --tokens 1", 64),
+        ("bench --rate 0", 64),
+        ("bench --slo-ttft-ms -1", 64),
+        ("bench --rate 1,nan", 64),
         ("--help", 0),
         ("--version", 0),
         ("serve --help", 0),
         ("probe --help", 0),
+        ("bench --help", 0),
     ] {
         let refusal = line(words).expect_err(words);
         assert_eq!(exit_code(&refusal), code, "{words}");

@@ -1,22 +1,21 @@
 //! One look at a server, as its users see it: is a model listed, or is a question answered. One tick, one JSON line on
-//! stdout, one exit code. It owns what counts as healthy; it refuses to restart anything and to fall back from mutual
-//! TLS to plain HTTP.
+//! stdout, one exit code. It owns what counts as healthy; it refuses to restart anything.
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::client::wire::{ChatAnswer, ChatRequest, ErrorEnvelope, Message, Models};
-use crate::client::{Client, ClientError, Identity, Reply};
+use crate::client::{Client, ClientError, Reply};
 use crate::config::args::{ProbeArgs, ProbeKind};
 use crate::config::home;
-use crate::ops::certs::{FIRST_CLIENT, Paths};
+use crate::ops::target::Target;
 use crate::platform::files;
 
 /// How long `GET /v1/models` may take.
@@ -30,9 +29,6 @@ const QUESTION: &str = "What is 2+2? Respond with only the number.";
 const EXPECTED: &str = "4";
 /// Enough for a model that thinks before it answers.
 const ANSWER_TOKENS: u32 = 512;
-/// Where the two listeners are by default.
-const PLAIN_URL: &str = "http://127.0.0.1:1337";
-const TLS_URL: &str = "https://127.0.0.1:1338";
 
 /// How a tick ended; the number is the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,13 +74,6 @@ struct Seen {
     detail: String,
 }
 
-/// Where to look and how.
-#[derive(Debug, PartialEq)]
-struct Target {
-    url: String,
-    identity: Option<Identity>,
-}
-
 /// `probe …`: looks once, prints one line, and says how it ended.
 #[must_use]
 pub fn run(args: &ProbeArgs) -> Health {
@@ -93,7 +82,8 @@ pub fn run(args: &ProbeArgs) -> Health {
         Ok((client, transport)) => (transport, look(&client, args.kind)),
         Err(error) => ("none", cannot_run(format!("{error:#}"))),
     };
-    let consecutive = home::root(args.root.home.as_deref()).map_or(1, |home| remember(&home, args.kind, seen.health));
+    let consecutive =
+        home::root(args.server.root.home.as_deref()).map_or(1, |home| remember(&home, args.kind, seen.health));
     let ts = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
     let probe_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     let Seen { health, level, event, detail } = seen;
@@ -112,34 +102,8 @@ fn prepare(args: &ProbeArgs) -> anyhow::Result<(Client, &'static str)> {
         Some(seconds) if seconds > 0.0 && seconds <= LIMIT_SECONDS_MAX => Duration::from_secs_f64(seconds),
         Some(seconds) => bail!("--timeout-seconds {seconds}: wants more than 0 and at most {LIMIT_SECONDS_MAX}"),
     };
-    let target = target(args, &home::root(args.root.home.as_deref())?)?;
-    let transport = if target.identity.is_some() { "mtls" } else { "plain" };
-    Ok((Client::new(&target.url, target.identity.as_ref(), limit)?, transport))
-}
-
-/// Mutual TLS where the URL says so or certificates are there; then the client's files must be there too.
-fn target(args: &ProbeArgs, home: &Path) -> anyhow::Result<Target> {
-    let paths = Paths::of(home);
-    let configured = paths.ca_certificate().exists() || args.ca.is_some() || args.cert.is_some();
-    let url = args.url.clone().unwrap_or_else(|| if configured { TLS_URL } else { PLAIN_URL }.to_owned());
-    if !url.starts_with("https://") {
-        if args.ca.is_some() || args.cert.is_some() {
-            bail!("{url} is plain, yet certificates were named; drop them or use https");
-        }
-        return Ok(Target { url, identity: None });
-    }
-    let named = |path: &Option<PathBuf>, usual: PathBuf| path.clone().unwrap_or(usual);
-    let identity = Identity {
-        ca: named(&args.ca, paths.ca_certificate()),
-        certificate: named(&args.cert, paths.client_certificate(FIRST_CLIENT)),
-        key: named(&args.key, paths.client_key(FIRST_CLIENT)),
-    };
-    for path in [&identity.ca, &identity.certificate, &identity.key] {
-        fs::metadata(path).with_context(|| {
-            format!("{} is needed for mutual TLS; there is no fall-back to plain HTTP", path.display())
-        })?;
-    }
-    Ok(Target { url, identity: Some(identity) })
+    let target = Target::of(&args.server)?;
+    Ok((target.client(limit)?, target.transport()))
 }
 
 fn look(client: &Client, kind: ProbeKind) -> Seen {
@@ -159,7 +123,9 @@ fn look(client: &Client, kind: ProbeKind) -> Seen {
     };
     seen.unwrap_or_else(|error| match error {
         ClientError::Material { .. } | ClientError::Url(_) => cannot_run(error.to_string()),
-        ClientError::Timeout(_) | ClientError::Transport(_) | ClientError::Reply(_) => unhealthy(error.to_string()),
+        ClientError::Timeout(_) | ClientError::Transport(_) | ClientError::Refused { .. } | ClientError::Reply(_) => {
+            unhealthy(error.to_string())
+        }
     })
 }
 

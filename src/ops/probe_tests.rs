@@ -13,8 +13,8 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::*;
-use crate::config::args::RootArgs;
-use crate::ops::certs;
+use crate::config::args::{RootArgs, ServerArgs};
+use crate::ops::certs::{self, FIRST_CLIENT, Paths};
 
 /// Reads one request from a stream and answers it; returns its first line and body.
 fn serve_one(stream: impl Read + Write, answer: &str) -> Option<(String, String)> {
@@ -50,7 +50,7 @@ fn response(status: u16, body: &str) -> String {
 
 fn args(kind: ProbeKind, url: Option<String>, home: &Path) -> ProbeArgs {
     let root = RootArgs { home: Some(home.to_owned()) };
-    ProbeArgs { kind, url, timeout_seconds: Some(5.0), ca: None, cert: None, key: None, root }
+    ProbeArgs { kind, timeout_seconds: Some(5.0), server: ServerArgs { url, ca: None, cert: None, key: None, root } }
 }
 
 fn look_at(kind: ProbeKind, answer: String) -> (Seen, String) {
@@ -166,20 +166,21 @@ fn mutual_tls_works_with_our_certificates_and_fails_with_anothers() {
 #[test]
 fn certificates_decide_the_transport_and_a_missing_one_is_no_downgrade() {
     let home = tempfile::tempdir().unwrap();
-    let without = target(&args(ProbeKind::Http, None, home.path()), home.path()).unwrap();
-    assert_eq!(without, Target { url: PLAIN_URL.to_owned(), identity: None });
+    let target =
+        |url: Option<&str>| Target::of(&args(ProbeKind::Http, url.map(str::to_owned), home.path()).server).unwrap();
+    assert_eq!(target(None), Target { url: "http://127.0.0.1:1337".to_owned(), identity: None });
     let paths = certs::ensure(home.path(), &[]).unwrap().paths;
-    let with = target(&args(ProbeKind::Http, None, home.path()), home.path()).unwrap();
-    assert!(with.url == TLS_URL && with.identity.is_some());
-    let plain = target(&args(ProbeKind::Http, Some("http://x".to_owned()), home.path()), home.path()).unwrap();
-    assert_eq!(plain.identity, None);
+    let with = target(None);
+    assert!(with.url == "https://127.0.0.1:1338" && with.identity.is_some());
+    assert_eq!(target(Some("http://x")).identity, None);
 
     fs::remove_file(paths.client_certificate(FIRST_CLIENT)).unwrap();
     let args = args(ProbeKind::Http, None, home.path());
     let error = format!("{:#}", prepare(&args).unwrap_err());
     assert!(error.contains("default.crt is needed for mutual TLS; there is no fall-back"), "{error}");
     assert_eq!(run(&args), Health::CannotRun);
-    let named = ProbeArgs { url: Some("http://x".to_owned()), ca: Some("/x".into()), ..args };
+    let server = ServerArgs { url: Some("http://x".to_owned()), ca: Some("/x".into()), ..args.server };
+    let named = ProbeArgs { server, ..args };
     assert!(prepare(&named).is_err());
 }
 
