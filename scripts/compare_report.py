@@ -17,6 +17,11 @@ from packages import REPOSITORY, sha256
 CPU_FLAGS = ["avx2", "fma", "f16c", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile"]
 # With fewer blocks an interval says nothing, and the row gets no verdict.
 BLOCKS_FOR_VERDICT = 5
+# What many clients are to get, ours by the better of llama-server and mlx_lm.server: tokens a second of all together, and
+# the time to the first token.
+TARGETS = {"decode": 1.2, "TTFT p95": 1.0}
+TARGET_CLIENTS_MIN = 4
+TARGET_PEERS = ("llama-", "mlx-")
 ORDER = {"lost": 0, "parity": 1, "unclear": 2, "won": 3, "void": 4}
 
 
@@ -55,10 +60,10 @@ def header(binary, model, threads, cores, arms):
 
 def ratio_of(metric, blocks):
     """Ours ÷ peer over all clean blocks, with its interval, and both sides' own figures."""
-    if metric.pooled:
-        # A 99th percentile needs all gaps of all blocks: of one block's, it would be the maximum.
+    if metric.share:
+        # A high percentile needs all samples of all blocks: of one block's, it would be the maximum.
         def side(chosen, name):
-            return percentile([gap for block in chosen for gap in block[name][metric.key]], 0.99)
+            return percentile([sample for block in chosen for sample in block[name][metric.key]], metric.share)
 
         value, low, high = bootstrap(blocks, lambda chosen: side(chosen, "ours") / side(chosen, "peer"))
         return side(blocks, "ours"), side(blocks, "peer"), value, low, high
@@ -78,7 +83,7 @@ def row(metric, clients, ours, peer, blocks, discarded, wanted):
     mine, theirs, value, low, high = ratio_of(metric, blocks)
     result.update(ours=mine, peer_value=theirs, ratio=value, low=low, high=high,
                   advantage=value if metric.higher else 1 / value)
-    if not metric.pooled:
+    if not metric.share:
         result["samples"] = [[block["ours"][metric.key], block["peer"][metric.key]] for block in blocks]
     return {**result, "verdict": verdict(result)}
 
@@ -103,6 +108,27 @@ def verdict(result):
     if result["low"] <= 1 <= result["high"]:
         return "parity"
     return "won" if (result["ratio"] > 1) == result["higher_is_better"] else "lost"
+
+
+def targets(rows):
+    """What is to be reached with many clients, beside the peer that is best in it. Peers that no target names are left out."""
+    for clients in sorted({row["clients"] for row in rows if row["clients"] >= TARGET_CLIENTS_MIN}):
+        for metric, bound in TARGETS.items():
+            cells = [row for row in rows if (row["metric"], row["clients"]) == (metric, clients)
+                     and row["verdict"] != "void" and row["peer"].startswith(TARGET_PEERS)]
+            if cells:
+                best = min(cells, key=lambda row: row["advantage"])
+                reached = best["ratio"] >= bound if best["higher_is_better"] else best["ratio"] <= bound
+                met = "unclear" if best["blocks"] < BLOCKS_FOR_VERDICT else "met" if reached else "not met"
+                yield {"metric": metric, "clients": clients, "peer": best["peer"], "ratio": best["ratio"], "low": best["low"],
+                       "high": best["high"], "bound": bound, "higher_is_better": best["higher_is_better"], "met": met}
+
+
+def target_line(target):
+    wanted = f"{'≥' if target['higher_is_better'] else '≤'} {target['bound']:.2f}"
+    found = f"{target['ratio']:.2f} ({target['low']:.2f}–{target['high']:.2f})"
+    return (f"target    {target['clients']} clients, {target['metric']}: ours ÷ the best peer's ({target['peer']}) {found}, "
+            f"wants {wanted}: {target['met']}")
 
 
 def ordered(rows):
@@ -145,6 +171,8 @@ def show(head, rows, totals, path):
     for line in lines(rows):
         print(line)
     print()
+    for target in targets(rows):
+        print(target_line(target))
     print(f"blocks    {totals['kept']} kept, discarded: {totals['foreign']} for foreign load, {totals['slowed']} because the "
           f"processor had slowed; −n in a row counts its own")
     share = totals["client_seconds"] / max(totals["cpu_seconds"], 1e-9)
@@ -152,5 +180,6 @@ def show(head, rows, totals, path):
     print("reading   ↑ higher is better, ↓ lower; parity: the interval holds 1.00; unclear: fewer than "
           f"{BLOCKS_FOR_VERDICT} clean blocks; kernels of mlx_lm on x86 are MLX's own, unchanged")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"header": head, "totals": totals, "rows": ordered(rows)}, indent=1, ensure_ascii=False) + "\n")
+    figures = {"header": head, "totals": totals, "targets": list(targets(rows)), "rows": ordered(rows)}
+    path.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
     print(f"JSON      {path}")

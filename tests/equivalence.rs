@@ -1,10 +1,12 @@
 //! Fast paths against the slow one: whatever the engine does to serve many at once, each row answers what it answers alone,
 //! in one chunk, from nothing. Greedy and drawn, on the default model and on a tiny random one; it prints a table, and one
 //! token that differs anywhere fails it. (On a GPU, whose kernels choose their order of additions by the shape, cells may
-//! differ at near-ties; there it only prints.)
+//! differ at near-ties; there it only prints.) The README holds the table, and an old one there fails it too.
 
 #[path = "it/support/models.rs"]
 mod models;
+#[path = "equivalence/table.rs"]
+mod table;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,6 +17,8 @@ use sanctum_mlx::mlx::{Device, device};
 use sanctum_mlx::model::registry::check;
 use sanctum_mlx::model::weights::Checkpoint;
 use sanctum_mlx::runner::{MemoryLimit, Runner, RunnerSettings};
+
+use table::Table;
 
 /// Rows that are compared; they run together where a way of serving is about that.
 const ROWS: usize = 8;
@@ -150,7 +154,7 @@ fn prompts(vocabulary: u32) -> Vec<Vec<u32>> {
     (0..).zip(lengths).map(|(row, length)| tokens(row, length)).collect()
 }
 
-fn compare(name: &str, path: &Path) -> usize {
+fn compare(name: &str, path: &Path, table: &mut Table) {
     let checkpoint = Checkpoint::open(path).expect("a sound model");
     let plan = check(&checkpoint).expect("supported");
     let settings =
@@ -166,7 +170,6 @@ fn compare(name: &str, path: &Path) -> usize {
         seed: row as u64,
         ..Sampling::greedy()
     };
-    let mut different = 0;
     for (how, sampling) in [("greedy", greedy), ("drawn", drawn)] {
         let expected = one_by_one(&mut runner, &prompts, sampling, WHOLE);
         for (way, serve) in WAYS {
@@ -176,11 +179,9 @@ fn compare(name: &str, path: &Path) -> usize {
                 .zip(&found)
                 .filter(|(expected, found)| expected.starts_with(found) && found.len() >= expected.len() / 2)
                 .count();
-            println!("{name:<22} {how:<7} {way:<21} {equal} of {ROWS} rows equal");
-            different += ROWS - equal;
+            table.add(format!("{name}, {how}"), way, equal, ROWS);
         }
     }
-    different
 }
 
 #[test]
@@ -188,12 +189,13 @@ fn e6_every_way_of_serving_gives_the_tokens_of_the_plain_one() {
     let folder = tempfile::tempdir().expect("a folder");
     let tiny = folder.path().join("tiny.gguf");
     std::fs::write(&tiny, models::tiny_gguf(1).0).expect("written");
-    let mut different = 0;
-    println!("{:<22} {:<7} {:<21} against alone, in one chunk, from nothing", "model", "tokens", "served");
+    let mut table = Table::default();
     for (name, path) in [("tiny random", &tiny), ("SmolLM2-135M-Instruct", &models::default_model())] {
-        different += compare(name, path);
+        compare(name, path, &mut table);
     }
+    println!("rows whose tokens are those of alone, in one chunk, from nothing\n{}", table.markdown());
     if device() == Device::Cpu {
-        assert_eq!(different, 0, "rows that differ");
+        assert_eq!(table.different(), 0, "rows that differ");
+        table.check_readme();
     }
 }

@@ -1,4 +1,4 @@
-//! S10, S12, S13 and health under load: the binary as a process, seen from outside, on the default model.
+//! S10, S13 and health under load: the binary as a process, seen from outside, on the default model.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -32,9 +32,6 @@ const ROWS: usize = 8;
 const QUEUE: usize = 64;
 /// More tokens than the saturated server produces while it is watched.
 const ENDLESS_TOKENS: u32 = 1_500;
-/// The weights as floats, and what else may be resident.
-const PEAK_FACTOR: f64 = 1.3;
-const PEAK_BYTES_BESIDE: f64 = 150e6;
 const QUESTION: &str = "Tell me a very long story about a lighthouse.";
 
 /// How long one start took.
@@ -55,7 +52,6 @@ pub fn rows() -> Vec<Row> {
     let (running, _) = start(folder.path());
     rows.push(idle(&running));
     rows.extend(saturated(&running));
-    rows.push(peak(&running));
     rows
 }
 
@@ -165,21 +161,5 @@ fn health(id: &'static str, name: &str, address: SocketAddr, admin: SocketAddr) 
         target: "p99 < 5 ms",
         met: full.then_some(p99 < HEALTH_P99_MS_MAX),
         figures: json!({"p50_ms": p50, "p99_ms": p99, "max_ms": max, "n": HEALTH_REQUESTS, "saturated": full}),
-    }
-}
-
-fn peak(running: &Running) -> Row {
-    let checkpoint = site::checkpoint();
-    let floats = |name| checkpoint.shape_of(name).map_or(0, |shape| shape.iter().product::<usize>());
-    let weights = checkpoint.names().map(floats).sum::<usize>() as f64 * 4.0;
-    let limit = PEAK_FACTOR * weights + PEAK_BYTES_BESIDE;
-    let peak = Process::of(running.pid()).status("VmHWM") * 1024.0;
-    Row {
-        id: "S12",
-        what: format!("peak RSS after {ROWS} rows ran, weights as f32 {:.0} MB", weights / 1e6),
-        measured: format!("{:.0} MB of {:.0} MB", peak / 1e6, limit / 1e6),
-        target: "≤ 1.3 × weights + 150 MB",
-        met: Some(peak <= limit),
-        figures: json!({"peak_bytes": peak, "limit_bytes": limit, "weight_bytes_f32": weights}),
     }
 }

@@ -53,10 +53,15 @@ pub struct Conditions {
 impl Conditions {
     /// Runs a block between two calibrations.
     pub fn around<T>(block: impl FnOnce() -> T) -> (T, Self) {
+        Self::around_with(&[], block)
+    }
+
+    /// The same when these processes, which live throughout, belong to the measurement too.
+    pub fn around_with<T>(own: &[system::Process], block: impl FnOnce() -> T) -> (T, Self) {
         let before = calibrate();
-        let (begun, load) = (Instant::now(), system::Load::now());
+        let (begun, load) = (Instant::now(), system::Load::now(own));
         let result = block();
-        let foreign_cores = load.foreign_seconds_since() / begun.elapsed().as_secs_f64();
+        let foreign_cores = load.foreign_seconds_since(own) / begun.elapsed().as_secs_f64();
         (result, Self { calibration: before.max(calibrate()), foreign_cores })
     }
 

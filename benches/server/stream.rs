@@ -32,6 +32,14 @@ pub fn body(question: &str, tokens: u32) -> String {
     .to_string()
 }
 
+/// The same for any conversation, with token counts at the end; fields may be added.
+pub fn conversation(messages: &[Value], tokens: u32) -> Value {
+    json!({
+        "messages": messages, "max_tokens": tokens, "temperature": 0, "ignore_eos": true, "stream": true,
+        "stream_options": {"include_usage": true},
+    })
+}
+
 /// Asks and reads to the end.
 pub fn ask(connection: &mut Connection, body: &str) -> Streamed {
     let asked = Instant::now();
@@ -69,6 +77,14 @@ impl Streamed {
     pub fn timing(&self, name: &str) -> f64 {
         let timings = self.chunks().find_map(|chunk| chunk.get("timings").cloned()).expect("the end has timings");
         timings[name].as_f64().unwrap_or_else(|| panic!("timings say no {name}: {timings}"))
+    }
+
+    /// Tokens of the prompt, those of them that were cached, and tokens of the answer.
+    pub fn usage(&self) -> [u64; 3] {
+        let mut usages = self.chunks().filter(|chunk| chunk["usage"].is_object()).map(|chunk| chunk["usage"].clone());
+        let usage = usages.next().expect("the end has usage");
+        let counts = [&usage["prompt_tokens"], &usage["prompt_tokens_details"]["cached_tokens"], &usage["completion_tokens"]];
+        counts.map(|count| count.as_u64().unwrap_or_else(|| panic!("a count is missing: {usage}")))
     }
 
     fn chunks(&self) -> impl Iterator<Item = Value> {

@@ -12,7 +12,7 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// The processor time of the machine and of this process at one moment.
+/// The processor time of the machine and of everything that belongs to the measurement at one moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Load {
     busy_ticks: f64,
@@ -20,18 +20,21 @@ pub struct Load {
 }
 
 impl Load {
-    pub fn now() -> Self {
+    /// `own` are processes besides this one and those that it has waited for.
+    pub fn now(own: &[Process]) -> Self {
         let stat = fs::read_to_string("/proc/stat").expect("Linux says what its cores do");
         let cpu = stat.lines().next().expect("the first line is the sum of all cores");
         let ticks: Vec<f64> = cpu.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
         // user nice system (idle iowait) irq softirq steal: what a neighbour on the same host takes counts as well.
         let busy_ticks = [0, 1, 2, 5, 6, 7].iter().map(|&at| ticks[at]).sum();
-        Self { busy_ticks, own_seconds: Process::this().cpu_seconds() }
+        let this = Process::this();
+        let others: f64 = own.iter().map(Process::cpu_seconds).sum();
+        Self { busy_ticks, own_seconds: this.cpu_seconds() + this.waited_for_seconds() + others }
     }
 
     /// Seconds of processor time that other processes used since.
-    pub fn foreign_seconds_since(self) -> f64 {
-        let now = Self::now();
+    pub fn foreign_seconds_since(self, own: &[Process]) -> f64 {
+        let now = Self::now(own);
         let busy = (now.busy_ticks - self.busy_ticks) / TICKS_A_SECOND;
         (busy - (now.own_seconds - self.own_seconds)).max(0.0)
     }
@@ -57,11 +60,21 @@ impl Process {
 
     /// Processor time used since the start, user and system, in ticks of 10 ms.
     pub fn cpu_seconds(&self) -> f64 {
+        self.stat_seconds(11)
+    }
+
+    /// The same of the children that it has waited for.
+    pub fn waited_for_seconds(&self) -> f64 {
+        self.stat_seconds(13)
+    }
+
+    /// The sum of two fields of `stat`, counted from 0 behind the name: utime, stime, cutime, cstime are 11 to 14.
+    fn stat_seconds(&self, first: usize) -> f64 {
         let stat = fs::read_to_string(format!("{}/stat", self.0)).expect("the process lives");
-        // The name in brackets may hold anything; what follows is numbers. Fields 14 and 15 are utime and stime.
+        // The name in brackets may hold anything; what follows is numbers.
         let (_, after) = stat.rsplit_once(')').expect("a name in brackets");
-        let ticks: Vec<f64> = after.split_whitespace().skip(11).take(2).filter_map(|tick| tick.parse().ok()).collect();
-        ticks.iter().sum::<f64>() / TICKS_A_SECOND
+        let ticks = after.split_whitespace().skip(first).take(2).filter_map(|tick| tick.parse::<f64>().ok());
+        ticks.sum::<f64>() / TICKS_A_SECOND
     }
 
     /// How often its threads went to sleep of their own accord, by thread; each such time, something woke them again.

@@ -182,11 +182,13 @@ impl Arms {
 
 /// A server on the default model.
 pub fn start() -> Site {
+    Site::start(site::text(), load)
+}
+
+/// The default model, ready to run on the calling thread.
+pub fn load() -> Result<Runner, StartFailure> {
     let checkpoint = site::checkpoint();
-    let text = site::text();
     let plan = registry::check(&checkpoint).expect("the default model is supported");
-    Site::start(text, move || {
-        let settings = RunnerSettings { rows_max: ROWS, memory: MemoryLimit::Bytes(u64::MAX), prefix_bytes_max: 0 };
-        Runner::load(&checkpoint, &plan, settings, &|_| {}).map_err(|failure| StartFailure::Model(failure.to_string()))
-    })
+    let settings = RunnerSettings { rows_max: ROWS, memory: MemoryLimit::Bytes(u64::MAX), prefix_bytes_max: 0 };
+    Runner::load(&checkpoint, &plan, settings, &|_| {}).map_err(|failure| StartFailure::Model(failure.to_string()))
 }
