@@ -109,7 +109,11 @@ impl Arms {
         let streams = self.server.ask_all(&conversations.iter().map(body).collect::<Vec<_>>());
         for stream in &streams {
             let [prompt, cached, tokens] = stream.usage();
-            assert_eq!((prompt, cached, tokens), (PROMPT_TOKENS as u64, 0, u64::from(TOKENS)), "all of the work is done");
+            assert_eq!(
+                (prompt, cached, tokens),
+                (PROMPT_TOKENS as u64, 0, u64::from(TOKENS)),
+                "all of the work is done"
+            );
         }
         served::rate(&streams, TOKENS)
     }

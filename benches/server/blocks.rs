@@ -73,7 +73,9 @@ impl Middle {
             Some((middle, low, high)) => {
                 format!("{middle:.3}, 95 % in {low:.3} to {high:.3}; {} discarded", self.discarded)
             }
-            None => format!("noisy: {} of {} discarded; {:.3} over all of them", self.discarded, self.blocks, self.of_all),
+            None => {
+                format!("noisy: {} of {} discarded; {:.3} over all of them", self.discarded, self.blocks, self.of_all)
+            }
         }
     }
 

@@ -61,7 +61,8 @@ fn leave(site: &Site, record: &Record, pieces: usize) -> (f64, usize) {
     }
     connection.reset();
     let left = Instant::now();
-    let closed = eventually("the row is closed", || record.lock().expect("nobody panics with it").closed.first().copied());
+    let closed =
+        eventually("the row is closed", || record.lock().expect("nobody panics with it").closed.first().copied());
     let happened = std::mem::take(&mut *record.lock().expect("nobody panics with it"));
     let after = happened.steps.iter().filter(|step| left < **step && **step < closed).count();
     ((closed - left).as_secs_f64() * 1e3, after)

@@ -17,8 +17,9 @@ const CLIENTS: &str = "8";
 const SIZES: [&str; 4] = ["--prompt-tokens", "64", "--tokens", "32"];
 /// Shares of capacity at which requests come.
 const LOADS: [f64; 6] = [0.2, 0.5, 0.8, 1.0, 1.5, 2.0];
-/// Where in `LOADS` once and twice the capacity are.
-const [ONCE, TWICE]: [usize; 2] = [3, 5];
+/// Where in `LOADS` the capacity is, and twice of it.
+const ONCE: usize = 3;
+const TWICE: usize = 5;
 /// What good means: the first token within this, and each further one within so many times what it takes at capacity.
 const FIRST_MS_MAX: f64 = 2_000.0;
 const STEP_FACTOR_MAX: f64 = 2.0;
@@ -54,9 +55,9 @@ fn sweep(id: &'static str, capacity: &Capacity, queue: u32, effort: Effort) -> R
     let server = Served::start(["--prefix-cache-mb", "0", "--queue-jobs", &queue.to_string()]);
     let rates = LOADS.map(|load| format!("{:.3}", load * capacity.requests_per_second)).join(",");
     let tpot_ms = STEP_FACTOR_MAX * capacity.tpot_ms;
-    let slo = [("--slo-ttft-ms", FIRST_MS_MAX), ("--slo-tpot-ms", tpot_ms)].map(|(flag, most)| format!("{flag}={most}"));
-    let arguments =
-        ["--clients", "0", "--rate", &rates, "--rate-seconds", effort.of("60", "4"), &slo[0], &slo[1]];
+    let slo =
+        [("--slo-ttft-ms", FIRST_MS_MAX), ("--slo-tpot-ms", tpot_ms)].map(|(flag, most)| format!("{flag}={most}"));
+    let arguments = ["--clients", "0", "--rate", &rates, "--rate-seconds", effort.of("60", "4"), &slo[0], &slo[1]];
     let (report, conditions) = Conditions::around_with(&[server.process()], || bench(&server, &arguments));
     let stages = report["stages"].as_array().expect("a list");
     let good: Vec<f64> = stages.iter().map(|stage| number(&stage["goodput_per_second"])).collect();

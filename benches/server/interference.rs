@@ -65,7 +65,10 @@ fn gaps(server: &Served, words: &Words, effort: Effort) -> Row {
     let met = p99 <= GAP_MS_MAX + step;
     Row {
         id: "S7",
-        what: format!("ITL p99 of a stream while {prompts} prompts of {LONG_TOKENS} tokens come, {} gaps", during.len()),
+        what: format!(
+            "ITL p99 of a stream while {prompts} prompts of {LONG_TOKENS} tokens come, {} gaps",
+            during.len()
+        ),
         measured: format!("{p99:.1} ms p99, {p50:.1} p50, {max:.1} max; a step alone {step:.1}; {}", told(conditions)),
         target: "≤ 100 ms + a step",
         met: judged(conditions, effort, met),

@@ -68,6 +68,7 @@ fn row_bytes(effort: Effort) -> f64 {
 /// The model's files; in memory the weights stay in the coding that they have there.
 fn file_bytes() -> f64 {
     let files = fs::read_dir(site::model_folder()).expect("the default model; run scripts/setup").flatten();
-    let weights = files.filter(|file| file.path().extension().is_some_and(|kind| kind == "gguf" || kind == "safetensors"));
+    let weights =
+        files.filter(|file| file.path().extension().is_some_and(|kind| kind == "gguf" || kind == "safetensors"));
     weights.map(|file| file.metadata().expect("the file is there").len()).sum::<u64>() as f64
 }

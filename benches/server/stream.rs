@@ -83,7 +83,8 @@ impl Streamed {
     pub fn usage(&self) -> [u64; 3] {
         let mut usages = self.chunks().filter(|chunk| chunk["usage"].is_object()).map(|chunk| chunk["usage"].clone());
         let usage = usages.next().expect("the end has usage");
-        let counts = [&usage["prompt_tokens"], &usage["prompt_tokens_details"]["cached_tokens"], &usage["completion_tokens"]];
+        let counts =
+            [&usage["prompt_tokens"], &usage["prompt_tokens_details"]["cached_tokens"], &usage["completion_tokens"]];
         counts.map(|count| count.as_u64().unwrap_or_else(|| panic!("a count is missing: {usage}")))
     }
 

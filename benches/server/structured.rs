@@ -54,7 +54,11 @@ fn block(server: &Served, words: &Words, width: usize) -> Block {
         let streams = server.ask_all(&conversations.iter().map(body).collect::<Vec<_>>());
         for stream in &streams {
             assert_eq!(stream.usage()[2], u64::from(TOKENS), "the answer goes on for as long as it is asked to");
-            assert!(form.is_null() || stream.text().starts_with('['), "the answer is kept to the form: {}", stream.text());
+            assert!(
+                form.is_null() || stream.text().starts_with('['),
+                "the answer is kept to the form: {}",
+                stream.text()
+            );
         }
         served::rate(&streams, TOKENS)
     };

@@ -9,9 +9,9 @@ use serde_json::{Map, Value, json};
 
 /// Words that are one token each in the default model's vocabulary, with the space before them.
 const WORDS: [&str; 32] = [
-    "time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school", "state", "family",
-    "student", "group", "country", "problem", "hand", "part", "place", "case", "week", "company", "system", "program",
-    "question", "work", "number", "night", "point", "home",
+    "time", "year", "people", "way", "day", "man", "thing", "woman", "life", "child", "world", "school", "state",
+    "family", "student", "group", "country", "problem", "hand", "part", "place", "case", "week", "company", "system",
+    "program", "question", "work", "number", "night", "point", "home",
 ];
 /// Words of the system message: what the template puts before the user's words must be unique too.
 const SYSTEM_WORDS: usize = 6;

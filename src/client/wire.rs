@@ -116,8 +116,6 @@ pub struct Message {
 pub struct ChatAnswer {
     /// The answers, in their order.
     pub choices: Vec<Choice>,
-    /// Token counts.
-    pub usage: Option<Usage>,
 }
 
 /// One answer.
@@ -132,22 +130,6 @@ pub struct Choice {
 pub struct Models {
     /// The loaded models.
     pub data: Vec<Model>,
-    /// Our own servers' state.
-    pub sanctum: Option<Sanctum>,
-}
-
-/// What our own servers tell beside OpenAI's members.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Sanctum {
-    /// One start of the process.
-    pub instance: String,
-}
-
-/// What `GET /health` tells of our own servers.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Health {
-    /// The version of the program.
-    pub version: Option<String>,
 }
 
 /// One loaded model.
@@ -155,8 +137,6 @@ pub struct Health {
 pub struct Model {
     /// Its name in requests.
     pub id: String,
-    /// How its weights are represented, as our own servers say.
-    pub quantization: Option<String>,
 }
 
 /// The envelope of every refusal.

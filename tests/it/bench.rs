@@ -38,7 +38,8 @@ fn json(output: &Output) -> Value {
 fn every_stage_is_in_the_json_with_the_counts_that_were_asked_for() {
     let running = server();
     let url = format!("http://{}", running.plain());
-    let output = bench(&["--url", &url, "--clients", "3", "--rate", "20", "--rate-seconds", "2", "--json"], running.home());
+    let output =
+        bench(&["--url", &url, "--clients", "3", "--rate", "20", "--rate-seconds", "2", "--json"], running.home());
     let report = json(&output);
     let stages = report["stages"].as_array().expect("a list");
     let names: Vec<_> = stages.iter().map(|stage| (&stage["loop"], &stage["clients"], &stage["rate"])).collect();
@@ -133,5 +134,9 @@ fn answers_that_fail_are_counted_and_told_by_code_1() {
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
     let report: Value = serde_json::from_slice(&output.stdout).expect("there are figures all the same");
     assert_eq!(report["stages"][0]["failed"], 1, "{report}");
-    assert!(text(&output.stderr).contains("bench: 1 client: the stream ended with an error"), "{}", text(&output.stderr));
+    assert!(
+        text(&output.stderr).contains("bench: 1 client: the stream ended with an error"),
+        "{}",
+        text(&output.stderr)
+    );
 }

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -21,7 +22,7 @@ use self::load::{Loop, Plan};
 use self::prompt::{Prompts, Sizes};
 use self::report::{Report, Subject, Work};
 use crate::client::Client;
-use crate::client::wire::{ChatAnswer, ChatRequest, Health, Message, Models};
+use crate::client::wire::{ChatRequest, Message};
 use crate::config::args::BenchArgs;
 use crate::ops::target::Target;
 use crate::platform::process;
@@ -123,25 +124,25 @@ fn look(target: &Target, model: Option<&str>) -> anyhow::Result<Subject> {
     if reply.status != 200 {
         bail!("{} does not answer: {} {}", target.url, reply.status, reply.excerpt());
     }
-    let models: Models = reply.json()?;
-    let served = match model {
-        None => models.data.first(),
-        Some(name) => models.data.iter().find(|served| served.id == name),
+    let list: Value = reply.json()?;
+    let ids: Vec<&str> = list["data"].as_array().into_iter().flatten().filter_map(|one| one["id"].as_str()).collect();
+    let at = match model {
+        None => Some(0),
+        Some(name) => ids.iter().position(|id| *id == name),
     };
-    let names = || models.data.iter().map(|served| served.id.as_str()).collect::<Vec<_>>().join(", ");
-    let served = served.with_context(|| match model {
-        None => format!("{} lists no model", target.url),
-        Some(name) => format!("{} does not serve {name}, but {}", target.url, names()),
-    })?;
-    // Only our own servers tell it; a peer's 404 is no mistake.
-    let health = client.get("/health").ok().and_then(|reply| reply.json::<Health>().ok());
+    let Some((at, id)) = at.and_then(|at| Some((at, *ids.get(at)?))) else {
+        bail!("{} does not serve {}, but: {}", target.url, model.unwrap_or("anything"), ids.join(", "));
+    };
+    // Only our own servers tell the rest; a peer's 404 is no mistake.
+    let health = client.get("/health").ok().and_then(|reply| reply.json::<Value>().ok()).unwrap_or_default();
+    let told = |text: &Value| text.as_str().map(str::to_owned);
     Ok(Subject {
         url: target.url.clone(),
         transport: target.transport(),
-        model: served.id.clone(),
-        quantization: served.quantization.clone(),
-        instance: models.sanctum.map(|sanctum| sanctum.instance),
-        version: health.and_then(|health| health.version),
+        model: id.to_owned(),
+        quantization: told(&list["data"][at]["quantization"]),
+        instance: told(&list["sanctum"]["instance"]),
+        version: told(&health["version"]),
         fingerprint: None,
     })
 }
@@ -159,8 +160,9 @@ fn count(client: &Client, model: &str, messages: Vec<Message>) -> anyhow::Result
     if reply.status != 200 {
         bail!("the server refuses a chat: {} {}", reply.status, reply.excerpt());
     }
-    let usage = reply.json::<ChatAnswer>()?.usage.context("the server does not count tokens (`usage` is absent)")?;
-    Ok(usage.prompt_tokens)
+    let tokens = reply.json::<Value>()?["usage"]["prompt_tokens"].as_u64();
+    let tokens = tokens.context("the server does not count tokens (`usage.prompt_tokens` is absent)")?;
+    Ok(u32::try_from(tokens)?)
 }
 
 #[cfg(test)]
