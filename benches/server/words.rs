@@ -49,7 +49,7 @@ impl Words {
 
     /// The tokens of a conversation.
     pub fn encode(&self, messages: &[Value]) -> Vec<u32> {
-        self.text.prompt(messages, None, &Map::new(), TOKENS_MAX).expect("the template renders it")
+        self.text.prompt(messages, None, &Map::new(), TOKENS_MAX).expect("the template renders it").tokens
     }
 }
 

@@ -75,12 +75,6 @@ impl Connection {
         self.stream.get_mut().write_all(bytes)
     }
 
-    /// Leaves at once: the other side hears a reset, not an end.
-    #[allow(dead_code, reason = "a bench leaves like this, and no test of the binary does")]
-    pub fn reset(self) {
-        socket2::SockRef::from(self.stream.get_ref()).set_linger(Some(Duration::ZERO)).expect("a socket can");
-    }
-
     /// Sends a GET.
     pub fn send_get(&mut self, path: &str) -> io::Result<()> {
         self.send(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes())
