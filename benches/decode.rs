@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sanctum_mlx::cache::Coding;
 use sanctum_mlx::engine::backend::{Ask, Backend, Decoded, RowId};
 use sanctum_mlx::job::Sampling;
 use sanctum_mlx::kernels::machine;
@@ -35,7 +36,12 @@ fn main() {
     let mut runner = Runner::load(
         &checkpoint,
         &plan,
-        RunnerSettings { rows_max: ROWS_MAX, memory: MemoryLimit::Bytes(u64::MAX), prefix_bytes_max: 0 },
+        RunnerSettings {
+            rows_max: ROWS_MAX,
+            memory: MemoryLimit::Bytes(u64::MAX),
+            prefix_bytes_max: 0,
+            coding: Coding::Plain,
+        },
         &|_| {},
     )
     .expect("loads");
@@ -75,11 +81,11 @@ fn main() {
     }
     drop(runner);
     let model = plan.load(&checkpoint, &|_| {}).expect("loads");
-    let mut caches = model.caches(0);
+    let mut caches = model.caches(Coding::Plain, 0);
     let sequence = Sequence { caches: &mut caches, count: 16 };
     eval([&model.forward(&from_tokens(&[1; 16]), &mut [sequence]).expect("runs")]).expect("runs");
     let host = samples(|| {
-        let mut caches = model.caches(0);
+        let mut caches = model.caches(Coding::Plain, 0);
         let begun = Instant::now();
         let sequence = Sequence { caches: &mut caches, count: 1 };
         black_box(model.forward(&from_tokens(&[1]), &mut [sequence]).expect("builds"));

@@ -11,6 +11,7 @@ mod table;
 use std::path::Path;
 use std::sync::Arc;
 
+use sanctum_mlx::cache::Coding;
 use sanctum_mlx::engine::backend::{Ask, Backend, Decoded, RowId};
 use sanctum_mlx::job::Sampling;
 use sanctum_mlx::mlx::{Device, device};
@@ -157,8 +158,12 @@ fn prompts(vocabulary: u32) -> Vec<Vec<u32>> {
 fn compare(name: &str, path: &Path, table: &mut Table) {
     let checkpoint = Checkpoint::open(path).expect("a sound model");
     let plan = check(&checkpoint).expect("supported");
-    let settings =
-        RunnerSettings { rows_max: ROWS as u32, memory: MemoryLimit::Bytes(u64::MAX), prefix_bytes_max: 256 << 20 };
+    let settings = RunnerSettings {
+        rows_max: ROWS as u32,
+        memory: MemoryLimit::Bytes(u64::MAX),
+        prefix_bytes_max: 256 << 20,
+        coding: Coding::Plain,
+    };
     let mut runner = Runner::load(&checkpoint, &plan, settings, &|_| {}).expect("loads");
     let prompts = prompts(plan.logit_width);
     let greedy: &dyn Fn(usize) -> Sampling = &|_| Sampling::greedy();

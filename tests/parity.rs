@@ -7,6 +7,7 @@ mod models;
 use std::path::Path;
 use std::sync::Arc;
 
+use sanctum_mlx::cache::Coding;
 use sanctum_mlx::engine::backend::{Ask, Backend, Decoded, RowId};
 use sanctum_mlx::job::Sampling;
 use sanctum_mlx::mlx::{from_tokens, to_f32_vec};
@@ -82,7 +83,7 @@ fn golden(value: &Value) -> Golden {
 
 /// Feeds the recorded tokens, whatever ours would be, so that every step is compared.
 fn compare(model: &dyn Model, golden: &Golden) -> Outcome {
-    let mut caches = model.caches(0);
+    let mut caches = model.caches(Coding::Plain, 0);
     let mut outcome = Outcome { difference: 0.0, other: Vec::new() };
     let mut input = golden.prompt.clone();
     for (at, (step, token)) in golden.steps.iter().zip(&golden.tokens).enumerate() {
@@ -142,7 +143,12 @@ fn the_default_model_answers_greedily_with_the_recorded_capital_of_france() {
     let mut runner = Runner::load(
         &checkpoint,
         &plan,
-        RunnerSettings { rows_max: 1, memory: MemoryLimit::Bytes(u64::MAX), prefix_bytes_max: 0 },
+        RunnerSettings {
+            rows_max: 1,
+            memory: MemoryLimit::Bytes(u64::MAX),
+            prefix_bytes_max: 0,
+            coding: Coding::Plain,
+        },
         &|_| {},
     )
     .expect("loads");

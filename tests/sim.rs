@@ -271,7 +271,13 @@ impl Sim {
         let mut chance = Chance(seed);
         let rows_max = 1 + chance.below(5) as u32;
         let bytes_max = 30 + chance.below(400);
-        let memory = Memory { bytes_max, fixed_bytes: 10, token_bytes: 1, step_tokens: 1 + chance.below(8) as u32 };
+        let memory = Memory {
+            bytes_max,
+            fixed_bytes: 10,
+            token_bytes: 1,
+            step_tokens: 1 + chance.below(8) as u32,
+            window_tokens: u32::MAX,
+        };
         let capacity =
             Capacity { context_tokens: CONTEXT, logit_width: WIDTH, rows_max, prefill_chunk_tokens: CHUNK, memory };
         let kept = Index::new(chance.below(bytes_max));
@@ -504,7 +510,8 @@ fn v1_o9_every_accepted_job_ends_once_with_its_own_tokens_in_every_schedule() {
 #[test]
 fn one_request_starts_within_one_completed_row_of_a_client_with_sixty_four() {
     for rows_max in [1, 4, 8] {
-        let memory = Memory { bytes_max: 1 << 20, fixed_bytes: 0, token_bytes: 1, step_tokens: 1 };
+        let memory =
+            Memory { bytes_max: 1 << 20, fixed_bytes: 0, token_bytes: 1, step_tokens: 1, window_tokens: u32::MAX };
         let capacity =
             Capacity { context_tokens: CONTEXT, logit_width: WIDTH, rows_max, prefill_chunk_tokens: CHUNK, memory };
         let world = World {

@@ -96,6 +96,7 @@ fn settings() -> Settings {
     Settings {
         home: "unused".into(),
         model: None,
+        kv_bits: None,
         aliases: Vec::new(),
         listen: Listen {
             plain: Vec::new(),

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use sanctum_mlx::cache::Coding;
 use sanctum_mlx::engine::StartFailure;
 use sanctum_mlx::job::{Event, Job, Limits, Sampling};
 use sanctum_mlx::model::registry;
@@ -189,6 +190,11 @@ pub fn start() -> Site {
 pub fn load() -> Result<Runner, StartFailure> {
     let checkpoint = site::checkpoint();
     let plan = registry::check(&checkpoint).expect("the default model is supported");
-    let settings = RunnerSettings { rows_max: ROWS, memory: MemoryLimit::Bytes(u64::MAX), prefix_bytes_max: 0 };
+    let settings = RunnerSettings {
+        rows_max: ROWS,
+        memory: MemoryLimit::Bytes(u64::MAX),
+        prefix_bytes_max: 0,
+        coding: Coding::Plain,
+    };
     Runner::load(&checkpoint, &plan, settings, &|_| {}).map_err(|failure| StartFailure::Model(failure.to_string()))
 }

@@ -1,6 +1,8 @@
 //! `GET /v1/models` and `GET /health`: what is loaded, and the state of the engine beside it, so that a monitor that
 //! reads nothing else can see a hang.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 /// OpenAI's list, with our state beside it.
@@ -65,6 +67,8 @@ pub struct Health {
     pub last_unit: &'static str,
     /// Requests whose response has not been delivered in full.
     pub requests_in_flight: usize,
+    /// Prompts for which nothing that was computed could be used.
+    pub prefix_misses: PrefixMisses,
     /// Seconds since the async runtime's ticker last ran.
     pub runtime_tick_age_seconds: f64,
     /// Seconds since the process began to serve.
@@ -73,6 +77,25 @@ pub struct Health {
     pub model: Option<String>,
     /// The version of this program.
     pub version: &'static str,
+}
+
+/// Prompts for which nothing that was computed could be used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PrefixMisses {
+    /// How many since the start, by reason.
+    #[serde(flatten)]
+    pub counts: BTreeMap<&'static str, u64>,
+    /// The last one.
+    pub last: Option<PrefixMiss>,
+}
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PrefixMiss {
+    /// Why.
+    pub reason: &'static str,
+    /// The place of the first token of the prompt that nothing known has there.
+    pub position: u32,
 }
 
 #[cfg(test)]

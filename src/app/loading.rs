@@ -9,6 +9,7 @@ use std::time::UNIX_EPOCH;
 
 use anyhow::Context;
 
+use crate::cache::{Bits, Coding};
 use crate::config::settings::Settings;
 use crate::engine::{Progress, StartFailure};
 use crate::http::{Defaults, ModelCard, Served};
@@ -18,6 +19,7 @@ use crate::model::LoadFailure;
 use crate::model::registry::{self, Plan};
 use crate::model::weights::{Checkpoint, GenerationDefaults, TextSource, Vocabulary};
 use crate::runner::{self, Runner, RunnerSettings};
+use crate::telemetry::misses::Misses;
 use crate::text::Text;
 use crate::text::vocabulary::GgufVocabulary;
 
@@ -29,6 +31,8 @@ const PROGRESS_PARTS: usize = 4;
 /// A model whose files are sound and whose text side is ready; nothing is on the device yet.
 pub(super) struct Opened {
     pub(super) card: ModelCard,
+    /// How its keys and values will be stored.
+    pub(super) coding: Coding,
     text: Arc<Text>,
     checkpoint: Arc<Checkpoint>,
     plan: Plan,
@@ -42,6 +46,7 @@ pub(super) fn open(settings: &Settings) -> anyhow::Result<Opened> {
     let path = Access::from_env()?.obtain(model, &settings.home, hub::on_stderr().as_mut())?;
     let checkpoint = Checkpoint::open(&path)?;
     let plan = registry::check(&checkpoint)?;
+    let coding = coding(settings.kv_bits, &plan).with_context(|| path.display().to_string())?;
     let text = read_text(&checkpoint).with_context(|| path.display().to_string())?;
     let card = ModelCard {
         id: model.map_or_else(|| DEFAULT_ID.to_owned(), |name| id_of(name, &path)),
@@ -53,7 +58,8 @@ pub(super) fn open(settings: &Settings) -> anyhow::Result<Opened> {
         fingerprint: fingerprint(&checkpoint),
         defaults: defaults(checkpoint.generation_defaults()),
     };
-    Ok(Opened { card, text: Arc::new(text), checkpoint: Arc::new(checkpoint), plan, wired: settings.wired })
+    let (text, checkpoint) = (Arc::new(text), Arc::new(checkpoint));
+    Ok(Opened { card, coding, text, checkpoint, plan, wired: settings.wired })
 }
 
 impl Opened {
@@ -66,6 +72,7 @@ impl Opened {
     pub(super) fn loader(
         &self,
         settings: RunnerSettings,
+        misses: Misses,
     ) -> impl FnOnce(&Progress) -> Result<Runner, StartFailure> + Send + 'static {
         let (checkpoint, plan, wired) = (Arc::clone(&self.checkpoint), self.plan.clone(), self.wired);
         move |progress| {
@@ -80,7 +87,8 @@ impl Opened {
                 }
                 runner::Progress::WarmUp => progress.beat(Unit::WarmUp),
             };
-            let loaded = Runner::load(checkpoint.as_ref(), &plan, settings, &report).map_err(|failure| match failure {
+            let loaded = Runner::load(checkpoint.as_ref(), &plan, settings, &report);
+            let loaded = loaded.map(|runner| runner.counting(misses)).map_err(|failure| match failure {
                 failure @ LoadFailure::Memory { .. } => StartFailure::Model(failure.to_string()),
                 LoadFailure::Checkpoint(error) => StartFailure::Model(error.to_string()),
                 LoadFailure::Device(error) => StartFailure::Device(error.to_string()),
@@ -94,7 +102,7 @@ impl Opened {
 mod faults {
     use tokio::runtime::Handle;
 
-    use super::{Opened, Progress, Runner, RunnerSettings, Settings, StartFailure};
+    use super::{Misses, Opened, Progress, Runner, RunnerSettings, Settings, StartFailure};
     use crate::engine::fault::{Fault, Faulty, Kind};
 
     /// Tasks per worker that park, so that every worker takes one.
@@ -110,10 +118,11 @@ mod faults {
         pub(in crate::app) fn faulty_loader(
             &self,
             settings: RunnerSettings,
+            misses: Misses,
             faults: Vec<Fault>,
             public: Handle,
         ) -> impl FnOnce(&Progress) -> Result<Faulty<Runner>, StartFailure> + Send + 'static {
-            let load = self.loader(settings);
+            let load = self.loader(settings, misses);
             let stop_token = self.text.end_ids().first().copied().unwrap_or_default();
             move |progress| {
                 for fault in &faults {
@@ -142,6 +151,18 @@ mod faults {
 
 #[cfg(feature = "fault")]
 pub(super) use faults::asked_for;
+
+fn coding(kv_bits: Option<u32>, plan: &Plan) -> anyhow::Result<Coding> {
+    let bits = match kv_bits {
+        None => return Ok(Coding::Plain),
+        Some(4) => Bits::Four,
+        Some(8) => Bits::Eight,
+        Some(bits) => unreachable!("no word of kv_bits is {bits}"),
+    };
+    let width = plan.head_width;
+    Coding::affine(bits, width)
+        .with_context(|| format!("kv_bits wants heads of a multiple of 32 elements; those of this model have {width}"))
+}
 
 fn read_text(checkpoint: &Checkpoint) -> anyhow::Result<Text> {
     Ok(match checkpoint.text_source() {

@@ -107,8 +107,8 @@ fn start(settings: Settings) -> Result<Never, Refusal> {
     eprintln!("{}", bound.listening());
 
     let public = public_runtime().map_err(Refusal::system)?;
-    let engine = start_engine(&settings, &lifecycle, &opened, &public)?;
     let metrics = Arc::new(Metrics::new());
+    let engine = start_engine(&settings, &lifecycle, &opened, (&public, &metrics))?;
     let state = Arc::new(State {
         engine: engine.handle.clone(),
         served: OnceLock::new(),
@@ -237,7 +237,7 @@ fn start_engine(
     settings: &Settings,
     lifecycle: &Arc<Lifecycle>,
     opened: &Opened,
-    public: &Runtime,
+    (public, metrics): (&Runtime, &Metrics),
 ) -> Result<Engine, Refusal> {
     let limits = settings.limits;
     let engine_settings = EngineSettings { queue_jobs_max: limits.queue_jobs, rows_max: limits.rows };
@@ -246,17 +246,18 @@ fn start_engine(
         rows_max: limits.rows,
         memory: limits.memory_bytes.map_or(MemoryLimit::Recommended { otherwise }, MemoryLimit::Bytes),
         prefix_bytes_max: limits.prefix_cache_bytes,
+        coding: opened.coding,
     };
     tracing::info!(model = opened.card.id, "loading");
     #[cfg(feature = "fault")]
     let loader = {
         let faults = loading::asked_for(settings).map_err(Refusal::config)?;
-        opened.faulty_loader(runner_settings, faults, public.handle().clone())
+        opened.faulty_loader(runner_settings, metrics.prefix_misses.clone(), faults, public.handle().clone())
     };
     #[cfg(not(feature = "fault"))]
     let loader = {
         let _ = public;
-        opened.loader(runner_settings)
+        opened.loader(runner_settings, metrics.prefix_misses.clone())
     };
     Engine::start(engine_settings, Arc::clone(lifecycle), loader).map_err(Refusal::system)
 }

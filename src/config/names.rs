@@ -153,6 +153,14 @@ pub(crate) const SETTINGS: &[Setting] = &[
     ),
     setting("alias", Model, List, "", "A further id under which the model answers."),
     setting(
+        "kv_bits",
+        Model,
+        Choice(&["off", "8", "4"]),
+        "off",
+        "Store keys and values as integers of so many bits: less memory for each token of each answer, and answers that differ \
+         from those without it. The heads of the model must be of a multiple of 32 elements.",
+    ),
+    setting(
         "host",
         Listening,
         List,

@@ -47,6 +47,7 @@ pub fn resolve(sources: &Sources<'_>) -> Result<Resolved, Mistakes> {
     let settings = Settings {
         model: reader.text("model"),
         aliases: reader.list("alias"),
+        kv_bits: reader.text("kv_bits").and_then(|bits| bits.parse().ok()),
         listen: listening(&mut reader, sources),
         times: times(&mut reader),
         limits: limits(&mut reader),

@@ -15,6 +15,8 @@ pub struct Settings {
     pub model: Option<String>,
     /// Further ids under which the model answers.
     pub aliases: Vec<String>,
+    /// Bits of the integers that keys and values are stored as, 4 or 8; `None`: as they are computed.
+    pub kv_bits: Option<u32>,
     /// Where we listen.
     pub listen: Listen,
     /// How long things may take; already divided by the time scale.

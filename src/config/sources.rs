@@ -201,6 +201,7 @@ fn texts_of(value: &toml::Value, kind: Kind) -> Option<Vec<String>> {
     match (value, kind) {
         (Value::Array(items), Kind::List) => items.iter().map(|item| item.as_str().map(str::to_owned)).collect(),
         (Value::String(text), _) if !numeric && kind != Kind::Switch => Some(vec![text.clone()]),
+        (Value::Integer(number), Kind::Choice(_)) => Some(vec![number.to_string()]),
         (Value::Integer(number), _) if numeric => Some(vec![number.to_string()]),
         (Value::Float(number), _) if numeric => Some(vec![number.to_string()]),
         (Value::Boolean(on), Kind::Switch) => Some(vec![on.to_string()]),

@@ -36,16 +36,20 @@ pub struct Memory {
     pub token_bytes: u64,
     /// Tokens for which a row takes memory at once.
     pub step_tokens: u32,
+    /// A row of more tokens than these forgets the oldest: it then takes what so many take, twice; `u32::MAX`: none does.
+    pub window_tokens: u32,
 }
 
 impl Memory {
     /// For backends that hold nothing worth counting.
-    pub const UNCOUNTED: Self = Self { bytes_max: u64::MAX, fixed_bytes: 0, token_bytes: 0, step_tokens: 1 };
+    pub const UNCOUNTED: Self =
+        Self { bytes_max: u64::MAX, fixed_bytes: 0, token_bytes: 0, step_tokens: 1, window_tokens: u32::MAX };
 
     /// What a row of so many tokens of prompt and answer takes at the end.
     #[must_use]
     pub fn row_bytes(&self, tokens: u32) -> u64 {
-        u64::from(tokens).next_multiple_of(u64::from(self.step_tokens)).saturating_mul(self.token_bytes)
+        let held = if tokens > self.window_tokens { 2 * u64::from(self.window_tokens) } else { u64::from(tokens) };
+        held.next_multiple_of(u64::from(self.step_tokens)).saturating_mul(self.token_bytes)
     }
 
     /// What there is for rows, and for what finished ones left.

@@ -3,7 +3,7 @@
 
 use hyper::{Response, StatusCode};
 
-use crate::api::models::{EngineState, Health};
+use crate::api::models::{EngineState, Health, PrefixMiss, PrefixMisses};
 use crate::http::State;
 use crate::http::error::Problem;
 use crate::http::reply::{self, Body};
@@ -30,6 +30,7 @@ pub(crate) fn report(state: &State) -> Response<Body> {
         steps: pulse.steps,
         last_unit: pulse.unit.as_str(),
         requests_in_flight: state.lifecycle.drain.in_flight(),
+        prefix_misses: prefix_misses(state),
         runtime_tick_age_seconds: seconds(pulse.runtime_tick_age_ms),
         uptime_seconds: state.started.elapsed().as_secs_f64(),
         model: state.served.get().map(|served| served.card.id.clone()),
@@ -73,6 +74,14 @@ pub(crate) fn engine_state(state: &State, pulse: &Pulse) -> EngineState {
         last_step_age_seconds: seconds(pulse.last_progress_age_ms),
         queue_depth: pulse.queued,
         queue_oldest_age_seconds: seconds(pulse.queue_oldest_age_ms),
+    }
+}
+
+fn prefix_misses(state: &State) -> PrefixMisses {
+    let misses = &state.metrics.prefix_misses;
+    PrefixMisses {
+        counts: misses.counts().map(|(reason, count)| (reason.as_str(), count)).collect(),
+        last: misses.last().map(|(reason, position)| PrefixMiss { reason: reason.as_str(), position }),
     }
 }
 

@@ -1,11 +1,14 @@
-//! Attention over grouped key/value heads: the rotation of queries and keys, the cache, and the mixture of values.
+//! Attention over grouped key/value heads: the rotation of queries and keys, the cache, and the mixture of values. It owns
+//! what a cache hands out for the time of a pass; it refuses to know how a cache keeps it in between.
 
-use mlx_rs::fast::{ScaledDotProductAttentionMask, scaled_dot_product_attention};
+mod composed;
+
 use mlx_rs::ops::concatenate;
 
+use crate::kernels::coding::Coding;
 use crate::kernels::cpu::{self, Span};
 use crate::kernels::rope::{Angles, Rope};
-use crate::mlx::{Array, Device, Dtype, Result, device, dim, slice, slice_update};
+use crate::mlx::{Array, Device, Dtype, Result, device};
 
 /// Heads of the queries, the keys and the values, which lie beside each other in a token's row in that order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,16 +21,31 @@ pub struct Heads {
     pub width: usize,
 }
 
-/// What a sequence remembers in one layer: an array `[1, 2K, capacity, D]`, the keys of K heads and then their values.
+/// What a sequence remembers in one layer, while attention has it.
+#[derive(Debug)]
+pub struct Stored {
+    /// Those of the coding, each `[1, 2K, capacity, …]`: the keys of K heads, and then their values.
+    pub arrays: Vec<Array>,
+    /// How they are coded.
+    pub coding: Coding,
+    /// The position of the first place; nothing before it is seen by any token from `tokens` on.
+    pub first: usize,
+    /// Positions of the sequence so far: the next token's.
+    pub tokens: usize,
+    /// Positions that a token sees, itself included; `None`: all.
+    pub window: Option<usize>,
+}
+
+/// What a sequence remembers in one layer.
 pub trait KeyValues {
-    /// The array, given away, with room for `count` more tokens; and how many it holds.
+    /// The arrays, given away, with room for `count` more tokens.
     ///
     /// # Errors
     /// The memory was refused.
-    fn take(&mut self, heads: Heads, dtype: Dtype, count: usize) -> Result<(Array, usize)>;
+    fn take(&mut self, heads: Heads, dtype: Dtype, count: usize) -> Result<Stored>;
 
-    /// The array again, with `count` more tokens in it.
-    fn put(&mut self, array: Array, count: usize);
+    /// The arrays again, with `count` more tokens in them.
+    fn put(&mut self, arrays: Vec<Array>, count: usize);
 }
 
 /// The tokens of a sequence that are new in this pass.
@@ -38,10 +56,11 @@ pub struct Sequence<'a> {
     pub count: usize,
 }
 
-/// `softmax(q·kᵀ·scale)·v` of every token over its own sequence up to itself, from the projections of the pass
-/// `[1, T, (H + 2K)·D]`, whose queries and keys are still to be rotated: `[1, T, H·D]`.
+/// `softmax(q·kᵀ·scale)·v` of every token over what it sees of its own sequence up to itself, from the projections of the
+/// pass `[1, T, (H + 2K)·D]`, whose queries and keys are still to be rotated: `[1, T, H·D]`. Keys and values are seen as
+/// they are stored, those of the pass too, so that what a token gets does not depend on how its prompt was cut.
 ///
-/// On the CPU device it is two operations of ours for one sequence, the cache updated in place. On the GPU it is MLX's.
+/// On the CPU device it is a few operations of ours, the caches updated in place. On the GPU it is MLX's.
 ///
 /// # Errors
 /// The shapes do not fit.
@@ -56,56 +75,35 @@ pub fn attention(
     let mut caches = Vec::with_capacity(sequences.len());
     let mut first = 0;
     for sequence in sequences.iter_mut() {
-        let (cache, offset) = sequence.cache.take(heads, projections.dtype(), sequence.count)?;
-        spans.push(Span { first, count: sequence.count, offset });
-        caches.push(cache);
-        first += sequence.count;
+        let count = sequence.count;
+        let Stored { arrays, coding, first: first_kept, tokens, window } =
+            sequence.cache.take(heads, projections.dtype(), count)?;
+        spans.push(Span { first, count, offset: tokens, first_kept, window });
+        caches.push((arrays, coding));
+        first += count;
     }
     let mixed = match (device(), &angles.table) {
         (Device::Cpu, Some(table)) => {
-            for (cache, span) in caches.iter_mut().zip(&spans) {
-                // The old handle must be gone when the new array is evaluated: that lets MLX update in place.
-                *cache = cpu::append(cache, projections, heads, *span, table)?;
+            for ((arrays, coding), span) in caches.iter_mut().zip(&spans) {
+                // The old handles must be gone when the new arrays are evaluated: that lets MLX update in place.
+                *arrays = cpu::append(arrays, *coding, projections, heads, (*span, table))?;
             }
-            cpu::attend(projections, &caches, heads, &spans, table, scale)?
+            let caches: Vec<cpu::Cache<'_>> =
+                caches.iter().map(|(arrays, coding)| (arrays.as_slice(), *coding)).collect();
+            cpu::attend(projections, &caches, heads, (&spans, table), scale)?
         }
         (Device::Cpu | Device::Gpu, _) => {
             let mut mixed = Vec::with_capacity(spans.len());
-            for (cache, span) in caches.iter_mut().zip(&spans) {
-                mixed.push(composed(projections, heads, rope, *span, cache, scale)?);
+            for ((arrays, coding), span) in caches.iter_mut().zip(&spans) {
+                mixed.push(composed::attention(projections, (heads, rope, scale), *span, (arrays, *coding))?);
             }
             if mixed.len() == 1 { mixed.remove(0) } else { concatenate(&mixed, 1)? }
         }
     };
-    for (sequence, cache) in sequences.iter_mut().zip(caches) {
-        sequence.cache.put(cache, sequence.count);
+    for (sequence, (arrays, _)) in sequences.iter_mut().zip(caches) {
+        sequence.cache.put(arrays, sequence.count);
     }
     Ok(mixed)
-}
-
-/// One span by MLX's operations.
-fn composed(
-    projections: &Array,
-    heads: Heads,
-    rope: &Rope,
-    span: Span,
-    cache: &mut Array,
-    scale: f32,
-) -> Result<Array> {
-    let Heads { queries, keys, width } = heads;
-    let (total, end) = (queries + 2 * keys, span.offset + span.count);
-    let row = slice(projections, &[0, span.first, 0], &[1, span.first + span.count, total * width])?;
-    let row = row.reshape(&[1, dim(span.count), dim(total), dim(width)])?;
-    let row = row.transpose_axes(&[0, 2, 1, 3])?; // [1, H + 2K, L, D]
-    let part = |array: &Array, from: usize, to: usize| slice(array, &[0, from, 0, 0], &[1, to, span.count, width]);
-    let rotated = rope.rotate(&part(&row, 0, queries + keys)?, span.offset)?; // queries and keys at once
-    let updated = slice_update(cache, &part(&rotated, queries, queries + keys)?, &[0, 0, span.offset, 0])?;
-    *cache = slice_update(&updated, &part(&row, queries + keys, total)?, &[0, keys, span.offset, 0])?;
-    let seen = |from: usize| slice(cache, &[0, from, 0, 0], &[1, from + keys, end, width]);
-    let causal = (span.count > 1).then_some(ScaledDotProductAttentionMask::Causal);
-    let (q, k, v) = (part(&rotated, 0, queries)?, seen(0)?, seen(keys)?);
-    let mixed = scaled_dot_product_attention(&q, k, v, scale, causal, None)?; // [1, H, L, D]
-    Ok(mixed.transpose_axes(&[0, 2, 1, 3])?.reshape(&[1, dim(span.count), dim(queries * width)])?)
 }
 
 #[cfg(test)]

@@ -7,13 +7,15 @@
 
 mod attention;
 mod choose;
+mod coding;
 mod cpu;
 mod linear;
 mod norm;
 mod rope;
 
-pub use attention::{Heads, KeyValues, Sequence, attention};
+pub use attention::{Heads, KeyValues, Sequence, Stored, attention};
 pub use choose::{NOT_FINITE, Rule, choose, height};
+pub use coding::{Bits, Coding};
 pub use cpu::{Packed, Real, Rows, machine};
 pub use linear::{Norm, Projection, Weight};
 pub use norm::rms_norm;

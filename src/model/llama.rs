@@ -1,11 +1,11 @@
 //! Llama: pre-norm blocks of grouped-query attention with rotary positions and a gated feed-forward, as in SmolLM2,
-//! Llama 2 and 3, and Mistral without a sliding window.
+//! Llama 2 and 3, and Mistral, whose layers may see a sliding window only.
 
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::cache::KvCache;
-use crate::kernels::{self, Angles, Heads, KeyValues, Rope, RopeScaling, attention};
+use crate::kernels::{self, Angles, Coding, Heads, KeyValues, Rope, RopeScaling, attention};
 use crate::mlx::{Array, Result};
 use crate::model::loader::Loader;
 use crate::model::registry::Expected;
@@ -22,10 +22,13 @@ const LAYERS_MAX: usize = 1 << 10;
 pub(crate) const EMBEDDING: &str = "model.embed_tokens";
 /// The head of a model that does not tie it to its embedding.
 const HEAD: &str = "lm_head";
+/// Layers that see everything, and layers that see `sliding_window` positions, in `layer_types`.
+const LAYER_TYPES: [&str; 2] = ["full_attention", "sliding_attention"];
 
 /// The configuration, with every unsupported option already refused.
 #[derive(Debug, Clone, Deserialize)]
 pub(crate) struct Args {
+    model_type: String,
     hidden_size: usize,
     intermediate_size: usize,
     num_hidden_layers: usize,
@@ -49,6 +52,8 @@ pub(crate) struct Args {
     mlp_bias: bool,
     hidden_act: Option<String>,
     sliding_window: Option<usize>,
+    /// One of [`LAYER_TYPES`] for each layer. Absent: those of a `mistral` slide if there is a window.
+    layer_types: Option<Vec<String>>,
     /// Resolved from the fields above.
     #[serde(skip, default = "unscaled")]
     scaling: RopeScaling,
@@ -78,6 +83,8 @@ struct Attention {
     qkv: Linear,
     output: Linear,
     heads: Heads,
+    /// Positions that a token sees, itself included; `None`: all.
+    window: Option<usize>,
 }
 
 impl Attention {
@@ -90,8 +97,8 @@ impl Attention {
 }
 
 impl Model for Llama {
-    fn caches(&self, tokens: usize) -> Vec<KvCache> {
-        self.blocks.iter().map(|_| KvCache::with_room(tokens)).collect()
+    fn caches(&self, coding: Coding, tokens: usize) -> Vec<KvCache> {
+        self.blocks.iter().map(|block| KvCache::new(block.attention.window, coding, tokens)).collect()
     }
 
     fn hidden(&self, tokens: &Array, sequences: &mut [Sequence<'_>]) -> Result<Array> {
@@ -148,6 +155,7 @@ impl Block {
                 qkv: linear(&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], args.attention_bias)?,
                 output: linear(&["self_attn.o_proj"], args.attention_bias)?,
                 heads,
+                window: args.window(layer),
             },
             mlp: SwiGlu::new(
                 norm("post_attention_layernorm")?,
@@ -212,12 +220,36 @@ impl Args {
             Some("silu") | None => {}
             Some(other) => return Err(Flaw::unsupported("hidden_act", other, "silu")),
         }
-        match self.sliding_window {
-            Some(window) if window < self.max_position_embeddings => {
-                Err(Flaw::unsupported("sliding_window", window, "null"))
-            }
-            Some(_) | None => Ok(()),
+        self.check_windows()
+    }
+
+    fn check_windows(&self) -> std::result::Result<(), Flaw> {
+        if self.sliding_window == Some(0) {
+            return Err(Flaw::unexpected("sliding_window", "at least 1", 0));
         }
+        let Some(types) = &self.layer_types else {
+            // Whoever made such a model meant it, or those who run it ignore it: it cannot be told apart.
+            return match self.sliding_window.filter(|window| *window < self.max_position_embeddings) {
+                Some(_) if self.model_type != "mistral" => Err(Flaw::missing("layer_types beside sliding_window")),
+                Some(_) | None => Ok(()),
+            };
+        };
+        if types.len() != self.num_hidden_layers {
+            return Err(Flaw::unexpected("layer_types", format!("{} layers", self.num_hidden_layers), types.len()));
+        }
+        match types.iter().find(|kind| !LAYER_TYPES.contains(&kind.as_str())) {
+            Some(other) => Err(Flaw::unsupported("layer_types", other, LAYER_TYPES.join(" or "))),
+            None if self.sliding_window.is_none() && types.iter().any(|kind| kind == LAYER_TYPES[1]) => {
+                Err(Flaw::missing("sliding_window"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Positions that a token sees in this layer; `None`: all.
+    fn window(&self, layer: usize) -> Option<usize> {
+        let slides = self.layer_types.as_ref().is_none_or(|types| types[layer] == LAYER_TYPES[1]);
+        self.sliding_window.filter(|window| slides && *window < self.max_position_embeddings)
     }
 
     fn kv_heads(&self) -> usize {
@@ -234,6 +266,11 @@ impl Args {
 
     fn tied(&self) -> bool {
         self.tie_word_embeddings.unwrap_or(false)
+    }
+
+    /// Elements of a head of keys.
+    pub(crate) fn head_width(&self) -> usize {
+        self.head_dim()
     }
 
     /// Most tokens that the model was made for.

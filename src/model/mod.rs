@@ -14,7 +14,7 @@ pub mod weights;
 use mlx_rs::ops::concatenate;
 
 use crate::cache::KvCache;
-use crate::kernels::fuse;
+use crate::kernels::{Coding, fuse};
 use crate::mlx::{Array, MlxError, Result, slice};
 use crate::model::weights::LoadError;
 
@@ -30,8 +30,9 @@ pub struct Sequence<'a> {
 /// A loaded model: tokens and what is remembered of earlier ones, to scores of the next. A pass may serve several rows at
 /// once; what a row gets does not depend on the others.
 pub trait Model {
-    /// What a new row remembers: nothing yet, one cache a layer, with room for so many tokens before any of them moves.
-    fn caches(&self, tokens: usize) -> Vec<KvCache>;
+    /// What a new row remembers: nothing yet, one cache a layer, coded like this, with room for so many tokens before any of
+    /// them moves.
+    fn caches(&self, coding: Coding, tokens: usize) -> Vec<KvCache>;
 
     /// Runs the layers over `tokens` `[1, T]`, each sequence's one after the other, and appends them to its caches;
     /// `[1, T, width]`.

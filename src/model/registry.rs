@@ -34,6 +34,8 @@ pub struct Plan {
     pub context_tokens: u32,
     /// Width of the logits: rows of the head, whatever the tokenizer says.
     pub logit_width: u32,
+    /// Elements of a head of keys and values.
+    pub head_width: usize,
     /// Tensors that will be loaded; progress is counted by them.
     pub tensors: usize,
 }
@@ -64,6 +66,7 @@ fn plan(source: &dyn Tensors) -> Result<Plan, Flaw> {
     Ok(Plan {
         context_tokens: args.context_tokens(),
         logit_width: args.logit_width(),
+        head_width: args.head_width(),
         tensors: expected.len(),
         architecture: Architecture::Llama(args),
     })

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::json;
 
-use crate::kernels::{Packed, Projection, Real, Rows, Weight};
+use crate::kernels::{Coding, Packed, Projection, Real, Rows, Weight};
 use crate::mlx::{Array, Device, MlxError, device, eval, filled, filled_f32, from_tokens, to_f32_vec};
 use crate::model::registry::check;
 use crate::model::testing::{Shape, Tiny, VOCABULARY};
@@ -18,7 +18,7 @@ fn load(tiny: &Tiny) -> Box<dyn Model> {
 
 /// Logits of every position, the prompt cut into pieces of these lengths.
 fn logits(model: &dyn Model, tokens: &[u32], pieces: &[usize]) -> Vec<f32> {
-    let (mut caches, mut at, mut all) = (model.caches(0), 0, Vec::new());
+    let (mut caches, mut at, mut all) = (model.caches(Coding::Plain, 0), 0, Vec::new());
     for length in pieces {
         let mut sequence = [Sequence { caches: &mut caches, count: *length }];
         let hidden = model.hidden(&from_tokens(&tokens[at..at + length]), &mut sequence).expect("runs");
@@ -143,7 +143,7 @@ fn packed_products_and_lookups_equal_dense_ones() {
 #[test]
 fn a_chunk_whose_logits_nobody_reads_still_fills_the_caches() {
     let model = load(&Tiny::new(Shape::PLAIN, 2));
-    let mut caches = model.caches(0);
+    let mut caches = model.caches(Coding::Plain, 0);
     model.remember(&from_tokens(&PROMPT[..6]), &mut [Sequence { caches: &mut caches, count: 6 }]).expect("runs");
     eval(caches.iter().flat_map(crate::cache::KvCache::arrays)).expect("runs");
     let rest = &PROMPT[6..];
@@ -164,13 +164,13 @@ fn rows_in_one_pass_get_what_each_gets_alone() {
             all[all.len() - VOCABULARY..].to_vec()
         };
         // Each row's prompt but its last token, and then all last tokens with another prompt's first ones.
-        let mut caches: Vec<_> = prompts.iter().map(|_| model.caches(0)).collect();
+        let mut caches: Vec<_> = prompts.iter().map(|_| model.caches(Coding::Plain, 0)).collect();
         for (prompt, caches) in prompts.iter().zip(&mut caches).filter(|(prompt, _)| prompt.len() > 1) {
             let most = &prompt[..prompt.len() - 1];
             let sequence = Sequence { caches, count: most.len() };
             model.remember(&from_tokens(most), &mut [sequence]).expect("runs");
         }
-        let mut fresh = model.caches(0);
+        let mut fresh = model.caches(Coding::Plain, 0);
         let mut tokens: Vec<u32> = prompts.iter().map(|prompt| prompt[prompt.len() - 1]).collect();
         tokens.extend(&PROMPT[..5]);
         let mut sequences: Vec<_> = caches.iter_mut().map(|caches| Sequence { caches, count: 1 }).collect();

@@ -1,17 +1,24 @@
 //! The index of retained prompt states: which of them shares the longest beginning with a new prompt, and which go when
-//! there are too many bytes of them. Generic over what is stored, which must be usable for any beginning of its tokens; it
-//! refuses to know what that is.
+//! there are too many bytes of them. Generic over what is stored; it refuses to know what that is, but is told to which
+//! beginnings of its tokens a state can be cut.
 //!
 //! Entries are sorted by their tokens, so the longest common beginning with any prompt is that of one of the prompt's two
-//! neighbours in the order: no tree of tokens is needed. An entry that another one continues tells nothing that the other
-//! does not, and is dropped; so no entry of a scope is the beginning of another.
+//! neighbours in the order, and what lies further away shares no more: no tree of tokens is needed. An entry that another
+//! one continues tells nothing that the other does not, if that can be cut to it, and is dropped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 
+/// Entries that had to go and are remembered, to tell why a prompt found nothing.
+const DROPPED_MAX: usize = 64;
+/// Tokens that are remembered of each.
+const DROPPED_TOKENS_MAX: usize = 64;
+
 /// Whose prompts an entry may serve, and its tokens.
 type Key = (Arc<str>, Vec<u32>);
+/// The longest beginning of at most so many tokens that a state can be cut to; 0 if there is none.
+type Cut<S> = fn(&S, usize) -> usize;
 
 /// States by the tokens that they were computed from, least recently used first to go.
 #[derive(Debug)]
@@ -21,6 +28,9 @@ pub struct Index<S> {
     bytes_max: u64,
     /// Counts uses; orders entries by their last one.
     turn: u64,
+    cut: Cut<S>,
+    /// How those began that had to go, the latest last.
+    dropped: VecDeque<Key>,
 }
 
 #[derive(Debug)]
@@ -31,10 +41,16 @@ struct Entry<S> {
 }
 
 impl<S> Index<S> {
-    /// An empty index that holds at most so many bytes; with 0 it holds nothing.
+    /// An empty index that holds at most so many bytes, with 0 nothing, of states that can be cut to any beginning.
     #[must_use]
     pub fn new(bytes_max: u64) -> Self {
-        Self { entries: BTreeMap::new(), bytes: 0, bytes_max, turn: 0 }
+        Self::with_cut(bytes_max, |_, tokens| tokens)
+    }
+
+    /// As `new`, of states that can be cut as told.
+    #[must_use]
+    pub fn with_cut(bytes_max: u64, cut: Cut<S>) -> Self {
+        Self { entries: BTreeMap::new(), bytes: 0, bytes_max, turn: 0, cut, dropped: VecDeque::new() }
     }
 
     /// Bytes of all states.
@@ -55,40 +71,93 @@ impl<S> Index<S> {
         self.entries.is_empty()
     }
 
-    /// The state of this scope that shares the longest beginning with `tokens`, and the length of that; `None` when not
-    /// even the first token is shared.
+    /// The state of this scope that can be cut to the longest beginning of `tokens`, and the length of that; `None` when none
+    /// can be cut to even the first token.
     pub fn longest(&mut self, scope: &Arc<str>, tokens: &[u32]) -> Option<(usize, &S)> {
-        let query = (Arc::clone(scope), tokens.to_vec());
-        let before = self.entries.range(..=&query).next_back();
-        let after = self.entries.range((Bound::Excluded(&query), Bound::Unbounded)).next();
-        let near = [before, after].into_iter().flatten().filter(|((of, _), _)| of == scope);
-        let (shared, key) = near
-            .map(|(key, _)| (shared(&key.1, tokens), key))
-            .filter(|(shared, _)| *shared > 0)
-            .max_by_key(|(shared, _)| *shared)?;
+        let (before, after) = self.around(scope, tokens);
+        let best = self.best(before, tokens, None);
+        let (length, key) = self.best(after, tokens, best)?;
         let key = key.clone();
         self.turn += 1;
         let entry = self.entries.get_mut(&key)?;
         entry.used = self.turn;
-        Some((shared, &entry.state))
+        Some((length, &entry.state))
     }
 
-    /// Retains the state of `tokens`, unless an entry continues them or it is larger than everything may be. Entries that
-    /// it continues go, and then those that were not used for longest, until all fit.
+    /// How many tokens the entry of this scope that shares most has in common with `tokens`, whether or not it can be cut to
+    /// them; `None` when the scope has no entry.
+    #[must_use]
+    pub fn nearest(&self, scope: &Arc<str>, tokens: &[u32]) -> Option<usize> {
+        let (mut before, mut after) = self.around(scope, tokens);
+        [before.next(), after.next()].into_iter().flatten().map(|((_, other), _)| shared(other, tokens)).max()
+    }
+
+    /// As `nearest`, of the entries that had to go lately, as far as that is remembered.
+    #[must_use]
+    pub fn dropped(&self, scope: &Arc<str>, tokens: &[u32]) -> usize {
+        let own = self.dropped.iter().filter(|(of, _)| of == scope);
+        own.map(|(_, other)| shared(other, tokens)).max().unwrap_or(0)
+    }
+
+    /// The scope's entries before and after `tokens`, in the order of their distance: each shares no more than the one before.
+    fn around(&self, scope: &Arc<str>, tokens: &[u32]) -> (impl Near<'_, S>, impl Near<'_, S>) {
+        let query = (Arc::clone(scope), tokens.to_vec());
+        let own = |of: &Arc<str>| {
+            let of = Arc::clone(of);
+            move |entry: &(&Key, &Entry<S>)| entry.0.0 == of
+        };
+        let before = self.entries.range(..=&query).rev().take_while(own(scope));
+        let after = self.entries.range((Bound::Excluded(&query), Bound::Unbounded)).take_while(own(scope));
+        (before, after)
+    }
+
+    /// The entry that can be cut to the longest beginning of `tokens`, if that is longer than `best`.
+    fn best<'a>(
+        &self,
+        entries: impl Near<'a, S>,
+        tokens: &[u32],
+        mut best: Option<(usize, &'a Key)>,
+    ) -> Option<(usize, &'a Key)>
+    where
+        S: 'a,
+    {
+        let length = |best: Option<(usize, &Key)>| best.map_or(0, |(length, _)| length);
+        for (key, entry) in entries {
+            let shared = shared(&key.1, tokens);
+            if shared <= length(best) {
+                break;
+            }
+            let usable = (self.cut)(&entry.state, shared);
+            if usable > length(best) {
+                best = Some((usable, key));
+            }
+        }
+        best
+    }
+
+    /// Retains the state of `tokens`, unless an entry that continues them can be cut to them, or it is larger than everything
+    /// may be. An entry that it continues and can be cut to goes, and then those that were not used for longest, until all
+    /// fit.
     pub fn insert(&mut self, scope: &Arc<str>, tokens: Vec<u32>, state: S, bytes: u64) {
         let key = (Arc::clone(scope), tokens);
-        if bytes > self.bytes_max || key.1.is_empty() {
+        let length = key.1.len();
+        if bytes > self.bytes_max || length == 0 {
             return;
         }
         self.turn += 1;
-        let turn = self.turn;
+        let (turn, cut) = (self.turn, self.cut);
         let next = self.entries.range_mut((Bound::Included(&key), Bound::Unbounded)).next();
-        if let Some((_, continuing)) = next.filter(|((of, next), _)| of == scope && next.starts_with(&key.1)) {
+        let continues = |of: &Arc<str>, next: &[u32], entry: &Entry<S>| {
+            of == scope && next.starts_with(&key.1) && cut(&entry.state, length) == length
+        };
+        if let Some((_, continuing)) = next.filter(|((of, next), entry)| continues(of, next, entry)) {
             continuing.used = turn;
             return;
         }
-        let before = self.entries.range(..&key).next_back().map(|(before, _)| before);
-        if let Some(continued) = before.filter(|(of, before)| of == scope && key.1.starts_with(before)).cloned() {
+        let before = self.entries.range(..=&key).next_back().map(|(before, _)| before);
+        let continued =
+            |(of, before): &&Key| of == scope && key.1.starts_with(before) && cut(&state, before.len()) == before.len();
+        if let Some(continued) = before.filter(continued).cloned() {
             self.remove(&continued);
         }
         self.shrink(self.bytes_max - bytes);
@@ -100,7 +169,13 @@ impl<S> Index<S> {
     pub fn shrink(&mut self, bytes_max: u64) {
         while self.bytes > bytes_max {
             let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.used).map(|(key, _)| key.clone());
-            self.remove(&oldest.expect("bytes belong to entries"));
+            let mut oldest = oldest.expect("bytes belong to entries");
+            self.remove(&oldest);
+            if self.dropped.len() == DROPPED_MAX {
+                self.dropped.pop_front();
+            }
+            oldest.1.truncate(DROPPED_TOKENS_MAX);
+            self.dropped.push_back(oldest);
         }
     }
 
@@ -109,6 +184,11 @@ impl<S> Index<S> {
         self.bytes -= entry.bytes;
     }
 }
+
+/// Entries in the order of their distance from a prompt.
+trait Near<'a, S: 'a>: Iterator<Item = (&'a Key, &'a Entry<S>)> {}
+
+impl<'a, S: 'a, I: Iterator<Item = (&'a Key, &'a Entry<S>)>> Near<'a, S> for I {}
 
 /// How many tokens two sequences begin with alike.
 #[must_use]

@@ -19,6 +19,7 @@
 //! know; closing forgets it.
 
 mod batch;
+mod known;
 mod row;
 mod warmup;
 mod wired;
@@ -26,22 +27,19 @@ mod wired;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::cache::{GROWTH_TOKENS, KvCache};
+use crate::cache::{Coding, GROWTH_TOKENS, KvCache, State};
 use crate::engine::backend::{Ask, Backend, Capacity, Decoded, DeviceFault, Memory, RowId};
 use crate::mlx::{self, MlxError};
 use crate::model::registry::Plan;
 use crate::model::source::Tensors;
 use crate::model::{LoadFailure, Model};
-use crate::prefix::{self, Index};
+use crate::runner::known::{Known, PREFIX_TOKENS_MIN};
 use crate::runner::row::Row;
 use crate::sample::Sampler;
+use crate::telemetry::misses::Misses;
 
 /// Freed buffers kept for reuse; enough for the transients of a prefill chunk.
 const BUFFER_CACHE_BYTES: u64 = 64 << 20;
-/// Tokens that an earlier prompt must share with a new one to spare it anything: fewer are evaluated as fast as copied.
-const PREFIX_TOKENS_MIN: usize = 16;
-/// Tokens of a prompt that are evaluated however much of it is known.
-const PROMPT_EVALUATED_MIN: usize = 2;
 /// Steps after which freed buffers are given back even while rows run.
 const CLEAR_EVERY_STEPS: u64 = 256;
 
@@ -54,6 +52,8 @@ pub struct RunnerSettings {
     pub memory: MemoryLimit,
     /// Bytes of finished prompts' states that are kept for prompts that begin alike.
     pub prefix_bytes_max: u64,
+    /// How keys and values are stored.
+    pub coding: Coding,
 }
 
 /// How much memory may be used.
@@ -96,8 +96,10 @@ pub struct Runner {
     /// Open rows; dropped before the model.
     rows: HashMap<RowId, Row>,
     capacity: Capacity,
-    /// What closed rows left.
-    prefixes: Index<Vec<KvCache>>,
+    /// How keys and values are stored.
+    coding: Coding,
+    /// What a prompt may begin with.
+    known: Known<KvCache>,
     /// Decode calls since the start.
     steps: u64,
     model: Box<dyn Model>,
@@ -105,11 +107,12 @@ pub struct Runner {
 
 impl std::fmt::Debug for Runner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { rows, capacity, prefixes, steps, model: _ } = self;
+        let Self { rows, capacity, coding, known, steps, model: _ } = self;
         f.debug_struct("Runner")
             .field("rows", &rows.len())
             .field("capacity", capacity)
-            .field("prefixes", &prefixes.len())
+            .field("coding", coding)
+            .field("kept", &known.kept.len())
             .field("steps", steps)
             .finish()
     }
@@ -132,14 +135,16 @@ impl Runner {
         mlx::set_cache_limit(BUFFER_CACHE_BYTES)?;
         let weights = mlx::gauges()?.active_bytes;
         mlx::reset_peak()?;
-        let prefill_chunk_tokens = warmup::run(model.as_ref(), plan, &|| progress(Progress::WarmUp))?;
+        let coding = settings.coding;
+        let prefill_chunk_tokens = warmup::run(model.as_ref(), plan, coding, &|| progress(Progress::WarmUp))?;
         let transients = mlx::gauges()?.peak_bytes.saturating_sub(weights);
         mlx::clear_cache()?;
         let memory = Memory {
             bytes_max: settings.memory.bytes(),
             fixed_bytes: weights + transients + BUFFER_CACHE_BYTES,
-            token_bytes: warmup::token_bytes(model.as_ref(), plan)?,
+            token_bytes: warmup::token_bytes(model.as_ref(), plan, coding)?,
             step_tokens: GROWTH_TOKENS,
+            window_tokens: warmup::window_tokens(model.as_ref(), prefill_chunk_tokens),
         };
         if memory.rows_bytes_max() < memory.row_bytes(1) {
             return Err(LoadFailure::Memory { bytes: memory.fixed_bytes, bytes_max: memory.bytes_max });
@@ -151,25 +156,25 @@ impl Runner {
             prefill_chunk_tokens,
             memory,
         };
-        let prefixes = Index::new(settings.prefix_bytes_max);
-        Ok(Self { rows: HashMap::new(), capacity, prefixes, steps: 0, model })
+        let known = Known::new(settings.prefix_bytes_max, Misses::default());
+        Ok(Self { rows: HashMap::new(), capacity, coding, known, steps: 0, model })
+    }
+
+    /// The same, counting into `misses` the prompts that find nothing computed.
+    #[must_use]
+    pub fn counting(mut self, misses: Misses) -> Self {
+        self.known.misses = misses;
+        self
     }
 
     /// Caches for a prompt, with as much of its beginning as another row of the scope has computed.
     fn caches(&mut self, prompt: &[u32], scope: &Arc<str>) -> Result<Vec<KvCache>, MlxError> {
         let room = prompt.len() + 1;
         let open = self.rows.values().filter(|row| row.scope() == scope).map(Row::computed);
-        let open = open.map(|(tokens, caches)| (prefix::shared(tokens, prompt), caches));
-        let left = self.prefixes.longest(scope, prompt).map(|(shared, caches)| (shared, caches.as_slice()));
-        if let Some((shared, caches)) = open.chain(left).max_by_key(|(shared, _)| *shared) {
-            // One-token suffixes may take another attention kernel on the GPU (invariant 8).
-            let tokens = shared.min(prompt.len().saturating_sub(PROMPT_EVALUATED_MIN));
-            if tokens >= PREFIX_TOKENS_MIN {
-                return caches.iter().map(|cache| cache.fork(tokens, room)).collect();
-            }
-            tracing::debug!(shared, at = prompt.get(shared), "the prompt leaves every known one too early");
+        match self.known.longest(scope, prompt, open.filter(|(tokens, _)| !tokens.is_empty())) {
+            Some((tokens, caches)) => caches.iter().map(|cache| cache.fork(tokens, room)).collect(),
+            None => Ok(self.model.caches(self.coding, room)),
         }
-        Ok(self.model.caches(room))
     }
 
     fn row(&mut self, id: RowId) -> (&dyn Model, &mut Row) {
@@ -230,7 +235,7 @@ impl Backend for Runner {
         match row.close() {
             Ok((scope, tokens, caches)) if tokens.len() >= PREFIX_TOKENS_MIN => {
                 let bytes = caches.iter().map(KvCache::bytes).sum();
-                self.prefixes.insert(&scope, tokens, caches, bytes);
+                self.known.kept.insert(&scope, tokens, caches, bytes);
             }
             Ok(_) => {}
             // A device that refuses this fails the next step too, and says so there.
@@ -239,11 +244,11 @@ impl Backend for Runner {
     }
 
     fn kept_bytes(&self) -> u64 {
-        self.prefixes.bytes()
+        self.known.kept.bytes()
     }
 
     fn shed(&mut self, bytes_max: u64) {
-        self.prefixes.shrink(bytes_max);
+        self.known.kept.shrink(bytes_max);
     }
 
     fn idle(&mut self) {

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::cache::KvCache;
+use crate::cache::{KvCache, State};
 use crate::engine::backend::Decoded;
 use crate::mlx::{Array, Result, eval, from_tokens};
 use crate::model::{Model, Sequence};
@@ -80,6 +80,8 @@ impl Row {
         if end == self.prompt_tokens {
             let scores = model.forward(&chunk, &mut [sequence])?;
             eval(self.cached().chain([&scores]))?;
+            // The next prompt of a conversation begins with this one, whatever becomes of the answer.
+            self.caches.iter_mut().for_each(State::snapshot);
             self.pending = Pending::of_pass(scores, 1).pop();
         } else {
             model.remember(&chunk, &mut [sequence])?;

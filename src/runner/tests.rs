@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::cache::Coding;
 use crate::engine::backend::{Ask, Backend, Decoded, RowId};
 use crate::job::Sampling;
 use crate::model::registry::check;
@@ -15,7 +16,12 @@ fn runner(tiny: &Tiny) -> Runner {
     Runner::load(
         tiny,
         &plan,
-        RunnerSettings { rows_max: 8, memory: MemoryLimit::Bytes(u64::MAX), prefix_bytes_max: 0 },
+        RunnerSettings {
+            rows_max: 8,
+            memory: MemoryLimit::Bytes(u64::MAX),
+            prefix_bytes_max: 0,
+            coding: Coding::Plain,
+        },
         &|_| {},
     )
     .expect("loads")
@@ -59,7 +65,12 @@ fn a_start_tells_of_each_tensor_and_of_the_warm_up_and_sizes_a_chunk() {
     let runner = Runner::load(
         &tiny,
         &plan,
-        RunnerSettings { rows_max: 3, memory: MemoryLimit::Bytes(u64::MAX), prefix_bytes_max: 0 },
+        RunnerSettings {
+            rows_max: 3,
+            memory: MemoryLimit::Bytes(u64::MAX),
+            prefix_bytes_max: 0,
+            coding: Coding::Plain,
+        },
         &hear,
     )
     .expect("loads");
@@ -162,7 +173,12 @@ fn keeping(tiny: &Tiny) -> Runner {
     Runner::load(
         tiny,
         &plan,
-        RunnerSettings { rows_max: 8, memory: MemoryLimit::Bytes(u64::MAX), prefix_bytes_max: 64 << 20 },
+        RunnerSettings {
+            rows_max: 8,
+            memory: MemoryLimit::Bytes(u64::MAX),
+            prefix_bytes_max: 64 << 20,
+            coding: Coding::Plain,
+        },
         &|_| {},
     )
     .expect("loads")

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::cache::{GROWTH_TOKENS, KvCache};
+use crate::cache::{Coding, GROWTH_TOKENS, KvCache};
 use crate::job::Sampling;
 use crate::mlx::Result;
 use crate::model::Model;
@@ -25,9 +25,9 @@ const TOKEN: u32 = 0;
 
 /// Generates one token, then measures ever larger chunks until one takes half the chunk time; returns the size that
 /// should take all of it.
-pub(super) fn run(model: &dyn Model, plan: &Plan, progress: &dyn Fn()) -> Result<u32> {
+pub(super) fn run(model: &dyn Model, plan: &Plan, coding: Coding, progress: &dyn Fn()) -> Result<u32> {
     let context = plan.context_tokens.min(CHUNK_TOKENS_MAX);
-    let mut row = open(model, plan, 1);
+    let mut row = open(model, plan, coding, 1);
     row.prefill(model, 1)?;
     batch::step(model, &mut [&mut row])?;
     row.close()?;
@@ -35,9 +35,9 @@ pub(super) fn run(model: &dyn Model, plan: &Plan, progress: &dyn Fn()) -> Result
 
     let mut tokens = CHUNK_TOKENS_MIN.min(context);
     // The first chunk of a size pays for its buffers; the second one is measured.
-    let _ = time(model, plan, tokens)?;
+    let _ = time(model, plan, coding, tokens)?;
     loop {
-        let took = time(model, plan, tokens)?;
+        let took = time(model, plan, coding, tokens)?;
         progress();
         if took >= CHUNK_TIME / 2 || tokens * 2 > context {
             let fitting = f64::from(tokens) * CHUNK_TIME.as_secs_f64() / took.as_secs_f64().max(f64::EPSILON);
@@ -51,8 +51,8 @@ pub(super) fn run(model: &dyn Model, plan: &Plan, progress: &dyn Fn()) -> Result
 }
 
 /// How long a chunk of this size takes, of a prompt that goes on.
-fn time(model: &dyn Model, plan: &Plan, tokens: u32) -> Result<Duration> {
-    let mut row = open(model, plan, tokens + 1);
+fn time(model: &dyn Model, plan: &Plan, coding: Coding, tokens: u32) -> Result<Duration> {
+    let mut row = open(model, plan, coding, tokens + 1);
     let start = Instant::now();
     row.prefill(model, tokens)?;
     let took = start.elapsed();
@@ -60,19 +60,26 @@ fn time(model: &dyn Model, plan: &Plan, tokens: u32) -> Result<Duration> {
     Ok(took)
 }
 
-fn open(model: &dyn Model, plan: &Plan, tokens: u32) -> Row {
+fn open(model: &dyn Model, plan: &Plan, coding: Coding, tokens: u32) -> Row {
     let prompt = vec![TOKEN; tokens as usize];
     let sampler = Sampler::new(&Sampling::greedy(), &prompt, plan.logit_width as usize, None);
     let mut row = Row::new(&prompt, &Arc::from(""), sampler);
-    row.begin(model.caches(prompt.len()));
+    row.begin(model.caches(coding, prompt.len()));
     row
 }
 
 /// What a row's caches take for each token.
-pub(super) fn token_bytes(model: &dyn Model, plan: &Plan) -> Result<u64> {
-    let mut row = open(model, plan, 2);
+pub(super) fn token_bytes(model: &dyn Model, plan: &Plan, coding: Coding) -> Result<u64> {
+    let mut row = open(model, plan, coding, 2);
     row.prefill(model, 2)?;
     let (_, caches) = row.computed();
     let bytes: u64 = caches.iter().map(KvCache::bytes).sum();
     Ok(bytes / u64::from(GROWTH_TOKENS))
+}
+
+/// Tokens above which a row's caches take no more, in passes of at most so many; `u32::MAX` if some layer sees everything.
+pub(super) fn window_tokens(model: &dyn Model, pass_tokens: u32) -> u32 {
+    let caches = model.caches(Coding::Plain, 0);
+    let most = caches.iter().map(|cache| cache.positions_max(pass_tokens as usize).unwrap_or(usize::MAX)).max();
+    u32::try_from(most.unwrap_or(usize::MAX)).unwrap_or(u32::MAX)
 }

@@ -11,6 +11,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
+use crate::telemetry::misses::Misses;
+
 /// The media type of [`Metrics::render`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -36,6 +38,8 @@ pub struct Metrics {
     pub prompt_tokens: Counter,
     /// Tokens of rows' prompts that another row had computed.
     pub prompt_tokens_cached: Counter,
+    /// Prompts for which nothing that was computed could be used.
+    pub prefix_misses: Misses,
     /// Tokens generated.
     pub completion_tokens: Counter,
     /// Answers ended, by reason.
@@ -169,6 +173,7 @@ impl Metrics {
             inter_token_seconds: Histogram::new(INTER_TOKEN_BUCKETS),
             prompt_tokens: Counter::default(),
             prompt_tokens_cached: Counter::default(),
+            prefix_misses: Misses::default(),
             completion_tokens: Counter::default(),
             finishes: Family::default(),
             empty_completions: Counter::default(),
@@ -202,6 +207,7 @@ impl Metrics {
             "Tokens of rows' prompts that another row had computed",
             &self.prompt_tokens_cached,
         );
+        add.add("prefix_misses", "Prompts that found nothing computed to begin with", &self.prefix_misses.family);
         add.add("completion_tokens", "Tokens generated", &self.completion_tokens);
         add.add("finishes", "Answers ended, by reason", &self.finishes);
         add.add("empty_completions", "Answers that ended without any text", &self.empty_completions);
@@ -290,6 +296,7 @@ mod tests {
             "sanctum_mlx_finishes_total{reason=\"client_disconnected\"} 1",
             "sanctum_mlx_http_responses_total{class=\"5\"} 1",
             "sanctum_mlx_empty_completions_total 0",
+            "sanctum_mlx_prefix_misses_total{reason=\"evicted\"} 0",
             "# EOF",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");

@@ -47,6 +47,7 @@ pub(super) fn settings() -> Settings {
     Settings {
         home: "unused".into(),
         model: None,
+        kv_bits: None,
         aliases: Vec::new(),
         listen: Listen {
             plain: Vec::new(),

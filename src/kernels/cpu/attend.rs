@@ -1,36 +1,34 @@
-//! The cache of keys and values, and attention over it.
-//!
-//! A cache is one array `[1, 2K, capacity, D]`: the keys of K heads, then their values. [`append`] rotates the new keys and
-//! writes them and the values in place; [`attend`] rotates the queries and lets each see itself and everything before it.
+//! Attention over the keys and values of a cache, which `append` has written: it rotates the queries and lets each see
+//! itself and what is before it, everything or a window.
 //!
 //! Attention goes through the keys in blocks of [`BLOCK`] that begin at multiples of that, keeping the largest score, the
 //! sum of the exponentials and the weighted values so far (online softmax; M. Milakov, N. Gimelshein, 2018; the blocked
 //! form of T. Dao et al., 2022), so that no row of scores longer than a block exists. What a query gets depends on its
 //! position and on what it sees, and on nothing else: not on who is computed beside it.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use crate::kernels::Heads;
-use crate::kernels::cpu::pool::pool;
+use crate::kernels::cpu::coded::{Affine, Coded, Floats};
+use crate::kernels::cpu::pool::{PARTS_MAX, pool};
 use crate::kernels::cpu::primitive::{Kernel, Made, View, apply};
 use crate::kernels::cpu::rows::{load_up_to, store_up_to};
 use crate::kernels::cpu::simd::{Eight, Portable, exp};
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::cpu::x86::Avx2;
 use crate::kernels::cpu::{Isa, Shared, isa, with_scratch};
+use crate::kernels::{Bits, Coding, Heads};
 use crate::mlx::{Array, Result};
 
 /// Keys that share one step of the softmax.
 const BLOCK: usize = 64;
 /// Queries that go through the blocks together, so that keys are read once for several of them.
 const QUERIES: usize = 16;
-/// Tokens that one part of an [`append`] takes.
-const TOKENS: usize = 32;
 /// Lanes of the vectors here.
 const LANES: usize = 8;
 
 /// Elements of a token's projections.
-fn row_width(heads: Heads) -> usize {
+pub(super) fn row_width(heads: Heads) -> usize {
     (heads.queries + 2 * heads.keys) * heads.width
 }
 
@@ -47,7 +45,7 @@ pub(in crate::kernels) struct Table {
 
 impl Table {
     /// `out = rotated x · factor`, for the token `token` of the pass.
-    fn rotate(&self, x: &[f32], token: usize, factor: f32, out: &mut [f32]) {
+    pub(super) fn rotate(&self, x: &[f32], token: usize, factor: f32, out: &mut [f32]) {
         let half = x.len() / 2;
         let (cosines, sines) = (&self.cosines[token * half..][..half], &self.sines[token * half..][..half]);
         if self.traditional {
@@ -77,84 +75,66 @@ pub(in crate::kernels) struct Span {
     pub(in crate::kernels) count: usize,
     /// The position of the first in its sequence.
     pub(in crate::kernels) offset: usize,
+    /// The position of the first place of its cache.
+    pub(in crate::kernels) first_kept: usize,
+    /// Positions that a token sees, itself included; `None`: all.
+    pub(in crate::kernels) window: Option<usize>,
 }
 
-/// Inputs: the cache, the projections `[1, T, row]`.
-struct Append {
-    heads: Heads,
-    span: Span,
-    table: Arc<Table>,
-}
+impl Span {
+    /// The position after its last token.
+    pub(in crate::kernels) fn end(&self) -> usize {
+        self.offset + self.count
+    }
 
-/// The cache with the keys and values of a span; in place where nobody else holds it.
-pub(in crate::kernels) fn append(
-    cache: &Array,
-    projections: &Array,
-    heads: Heads,
-    span: Span,
-    table: &Arc<Table>,
-) -> Result<Array> {
-    let shape: Vec<usize> = cache.shape().iter().map(|size| size.unsigned_abs() as usize).collect();
-    let fits = shape.len() == 4 && shape[1] == 2 * heads.keys && shape[3] == heads.width;
-    assert!(fits && span.offset + span.count <= shape[2], "the cache has room for the span");
-    apply(Append { heads, span, table: Arc::clone(table) }, &[cache, projections], Made::Floats, Some(0), &shape)
-}
-
-impl Kernel for Append {
-    fn run(&self, inputs: &[View], output: &View) {
-        let Self { heads: Heads { queries, keys, width }, span, table } = self;
-        let projections = inputs[1].elements::<f32>();
-        let capacity = output.shape()[2].unsigned_abs() as usize;
-        let out = Shared(output.pointer::<f32>());
-        let one = |token: usize| {
-            let row = &projections[(span.first + token) * row_width(self.heads)..][queries * width..];
-            for (head, x) in row.chunks_exact(*width).take(2 * keys).enumerate() {
-                let at = (head * capacity + span.offset + token) * width;
-                // SAFETY: this token's own place in the cache.
-                let out = unsafe { out.slice(at, *width) };
-                if head < *keys { table.rotate(x, span.first + token, 1.0, out) } else { out.copy_from_slice(x) }
-            }
-        };
-        let part = |part: usize| (part * TOKENS..((part + 1) * TOKENS).min(span.count)).for_each(one);
-        pool().run(span.count.div_ceil(TOKENS), &part);
+    /// The first position that the token at `position` sees.
+    pub(in crate::kernels) fn sees_from(&self, position: usize) -> usize {
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
     }
 }
 
-/// Inputs: the projections `[1, T, row]`, then the cache of each span.
+/// A cache as attention reads it: its arrays, and how they are coded.
+pub(in crate::kernels) type Cache<'a> = (&'a [Array], Coding);
+
+/// Inputs: the projections `[1, T, row]`, then the arrays of each span's cache.
 struct Attend {
     heads: Heads,
-    spans: Vec<Span>,
+    /// Each with the coding of its cache.
+    spans: Vec<(Span, Coding)>,
     table: Arc<Table>,
     scale: f32,
     isa: Isa,
 }
 
-/// `softmax(q·kᵀ·scale)·v` of each token over its sequence up to itself: `[1, T, row]` → `[1, T, queries · width]`.
+/// `softmax(q·kᵀ·scale)·v` of each token over what it sees of its sequence: `[1, T, row]` → `[1, T, queries · width]`.
 pub(in crate::kernels) fn attend(
     projections: &Array,
-    caches: &[Array],
+    caches: &[Cache<'_>],
     heads: Heads,
-    spans: &[Span],
-    table: &Arc<Table>,
+    (spans, table): (&[Span], &Arc<Table>),
     scale: f32,
 ) -> Result<Array> {
     assert_eq!(caches.len(), spans.len(), "a cache for each span");
+    assert!(spans.iter().all(|span| span.first_kept <= span.sees_from(span.offset)), "what is seen is kept");
     let tokens = spans.iter().map(|span| span.count).sum();
-    let inputs: Vec<&Array> = std::iter::once(projections).chain(caches).collect();
-    let kernel = Attend { heads, spans: spans.to_vec(), table: Arc::clone(table), scale, isa: isa() };
+    let inputs: Vec<&Array> =
+        std::iter::once(projections).chain(caches.iter().flat_map(|(arrays, _)| *arrays)).collect();
+    let spans = spans.iter().zip(caches).map(|(span, (_, coding))| (*span, *coding)).collect();
+    let kernel = Attend { heads, spans, table: Arc::clone(table), scale, isa: isa() };
     apply(kernel, &inputs, Made::Floats, None, &[1, tokens, heads.queries * heads.width])
 }
 
 /// Some neighbouring queries of one head, and the keys and values that they see.
-struct Group {
+struct Group<C: Coded> {
     /// Rotated and scaled queries, `[count, width]`.
     queries: *const f32,
     count: usize,
     /// The position of the first query.
     position: usize,
-    /// The head's keys and values, `[capacity, width]` each.
-    keys: *const f32,
-    values: *const f32,
+    span: Span,
+    /// Of the head, from the position `span.first_kept` on.
+    keys: C,
+    values: C,
     width: usize,
     /// `[count, stride]`, of which this head's part is `width` long.
     out: *mut f32,
@@ -169,37 +149,104 @@ impl Kernel for Attend {
             .spans
             .iter()
             .enumerate()
-            .flat_map(|(index, span)| (0..span.count).step_by(QUERIES).map(move |first| (index, first)))
+            .flat_map(|(index, (span, _))| (0..span.count).step_by(QUERIES).map(move |first| (index, first)))
             .collect();
-        let caches: Vec<(Shared<f32>, usize)> = inputs[1..]
-            .iter()
-            .map(|cache| (Shared(cache.pointer::<f32>()), cache.shape()[2].unsigned_abs() as usize))
-            .collect();
+        let mut rest = &inputs[1..];
+        let caches: Vec<Places> = self.spans.iter().map(|(_, coding)| Places::next(*coding, &mut rest)).collect();
         let heads = self.heads.queries;
         let part = |part: usize| {
             let ((index, first), head) = (tiles[part / heads], part % heads);
-            let (cache, capacity) = &caches[index];
-            self.group(&projections, cache, *capacity, (self.spans[index], first, head), &out);
+            self.tile(&projections, &caches[index], (self.spans[index].0, first, head), &out);
         };
         // Tiles of long prompts are more than a pool takes at once.
-        for start in (0..tiles.len() * heads).step_by(crate::kernels::cpu::pool::PARTS_MAX) {
-            let parts = (tiles.len() * heads - start).min(crate::kernels::cpu::pool::PARTS_MAX);
+        for start in (0..tiles.len() * heads).step_by(PARTS_MAX) {
+            let parts = (tiles.len() * heads - start).min(PARTS_MAX);
             pool().run(parts, &|index| part(start + index));
+        }
+    }
+}
+
+/// Where the arrays of one cache lie.
+struct Places {
+    coding: Coding,
+    capacity: usize,
+    /// Elements or integers; scales; biases.
+    arrays: [Shared<f32>; 3],
+}
+
+impl Places {
+    /// Takes the arrays of the next cache.
+    fn next(coding: Coding, inputs: &mut &[View]) -> Self {
+        let count = match coding {
+            Coding::Plain => 1,
+            Coding::Affine { .. } => 3,
+        };
+        let (own, rest) = inputs.split_at(count);
+        *inputs = rest;
+        let at = |index: usize| Shared(own.get(index).map_or(std::ptr::null_mut(), View::pointer::<f32>));
+        Self { coding, capacity: own[0].shape()[2].unsigned_abs() as usize, arrays: [at(0), at(1), at(2)] }
+    }
+
+    /// The rows of a head, of keys or of values, where each head has `width` elements.
+    ///
+    /// # Safety
+    /// The head is there, and floats are how it is coded.
+    unsafe fn floats(&self, head: usize, width: usize) -> Floats {
+        // SAFETY: the caller's.
+        Floats { elements: unsafe { self.arrays[0].0.add(head * self.capacity * width) }, width }
+    }
+
+    /// As `floats`, for integers of `BITS` bits.
+    ///
+    /// # Safety
+    /// The head is there, and this is how it is coded.
+    unsafe fn affine<const BITS: usize>(&self, head: usize, width: usize, group: usize) -> Affine<BITS> {
+        let (row, groups) = (head * self.capacity, width / group);
+        // SAFETY: the caller's.
+        unsafe {
+            Affine {
+                integers: self.arrays[0].0.cast::<u8>().add(row * width * BITS / 8),
+                scales: self.arrays[1].0.add(row * groups),
+                biases: self.arrays[2].0.add(row * groups),
+                width,
+                group,
+            }
         }
     }
 }
 
 impl Attend {
     /// The queries from `first` on of one head of a span.
-    fn group(
+    fn tile(&self, projections: &[f32], cache: &Places, of: (Span, usize, usize), out: &Shared<f32>) {
+        let Heads { queries, keys, width } = self.heads;
+        let key = of.2 / (queries / keys);
+        // SAFETY: heads of the cache, whose shapes `append` has checked.
+        unsafe {
+            match cache.coding {
+                Coding::Plain => {
+                    let coded = [cache.floats(key, width), cache.floats(keys + key, width)];
+                    self.group(projections, coded, of, out);
+                }
+                Coding::Affine { bits: Bits::Four, group } => {
+                    let coded = [key, keys + key].map(|head| cache.affine::<4>(head, width, group));
+                    self.group(projections, coded, of, out);
+                }
+                Coding::Affine { bits: Bits::Eight, group } => {
+                    let coded = [key, keys + key].map(|head| cache.affine::<8>(head, width, group));
+                    self.group(projections, coded, of, out);
+                }
+            }
+        }
+    }
+
+    fn group<C: Coded>(
         &self,
         projections: &[f32],
-        cache: &Shared<f32>,
-        capacity: usize,
+        [keys, values]: [C; 2],
         (span, first, head): (Span, usize, usize),
         out: &Shared<f32>,
     ) {
-        let Heads { queries, keys, width } = self.heads;
+        let Heads { queries, width, .. } = self.heads;
         let count = QUERIES.min(span.count - first);
         let token = span.first + first;
         // Queries, accumulators, scores, the largest score and the sum of each.
@@ -210,19 +257,17 @@ impl Attend {
                 let x = &projections[(token + index) * row_width(self.heads) + head * width..][..width];
                 self.table.rotate(x, token + index, self.scale, rotated);
             }
-            let kv_head = head / (queries / keys);
-            // SAFETY: heads of the cache, whose shape `append` has checked, and this group's part of the output.
-            let group = unsafe {
-                Group {
-                    queries: rotated.as_ptr(),
-                    count,
-                    position: span.offset + first,
-                    keys: cache.0.add(kv_head * capacity * width),
-                    values: cache.0.add((keys + kv_head) * capacity * width),
-                    width,
-                    out: out.0.add((token * queries + head) * width),
-                    stride: queries * width,
-                }
+            let group = Group {
+                queries: rotated.as_ptr(),
+                count,
+                position: span.offset + first,
+                span,
+                keys,
+                values,
+                width,
+                // SAFETY: this group's part of the output.
+                out: unsafe { out.0.add((token * queries + head) * width) },
+                stride: queries * width,
             };
             // SAFETY: the instruction set was detected.
             unsafe { group.run(self.isa, rest) }
@@ -230,11 +275,11 @@ impl Attend {
     }
 }
 
-impl Group {
+impl<C: Coded> Group<C> {
     unsafe fn run(&self, isa: Isa, scratch: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe fn avx2(group: &Group, scratch: &mut [f32]) {
+        unsafe fn avx2<C: Coded>(group: &Group<C>, scratch: &mut [f32]) {
             unsafe { group.blocks::<Avx2>(scratch) }
         }
         // SAFETY: the instruction set was detected; AVX-512 includes AVX2.
@@ -256,21 +301,23 @@ impl Group {
         mixed.fill(0.0);
         largest.fill(f32::NEG_INFINITY);
         sums.fill(0.0);
-        let seen = self.position + self.count;
-        for start in (0..seen).step_by(BLOCK) {
-            // Keys of this block that the last query sees; earlier queries see fewer, and perhaps none.
-            let keys = BLOCK.min(seen - start);
+        let (begin, end) = (self.span.sees_from(self.position), self.position + self.count);
+        for start in (begin / BLOCK * BLOCK..end).step_by(BLOCK) {
+            // Keys of this block that some query sees; each query sees its own part of them, and perhaps none.
+            let keys = begin.saturating_sub(start)..BLOCK.min(end - start);
             unsafe { self.scores::<S>(start, keys, scores) };
             for query in 0..self.count {
-                let visible = (self.position + query + 1).saturating_sub(start).min(BLOCK);
-                if visible == 0 {
+                let position = self.position + query;
+                let from = self.span.sees_from(position).saturating_sub(start);
+                let to = (position + 1).saturating_sub(start).min(BLOCK);
+                if from >= to {
                     continue;
                 }
                 let scores = &mut scores[query * BLOCK..][..BLOCK];
                 let mixed = &mut mixed[query * padded..][..padded];
                 unsafe {
-                    let rescale = soften::<S>(scores, visible, &mut largest[query], &mut sums[query]);
-                    self.mix::<S>(start, &scores[..visible], rescale, mixed);
+                    let rescale = soften::<S>(scores, from..to, &mut largest[query], &mut sums[query]);
+                    self.mix::<S>(start + from, &scores[from..to], rescale, mixed);
                 }
             }
         }
@@ -285,15 +332,15 @@ impl Group {
         }
     }
 
-    /// The scores of all queries with the keys `start..start + keys`.
+    /// The scores of all queries with some keys of the block that begins at `start`.
     #[inline(always)]
-    unsafe fn scores<S: Eight>(&self, start: usize, keys: usize, scores: &mut [f32]) {
+    unsafe fn scores<S: Eight>(&self, start: usize, keys: Range<usize>, scores: &mut [f32]) {
         let mut query = 0;
         while query < self.count {
             let at_once = if self.count - query >= 4 { 4 } else { 1 };
-            let mut key = 0;
-            while key < keys {
-                let left = keys - key;
+            let mut key = keys.start;
+            while key < keys.end {
+                let left = keys.end - key;
                 // SAFETY: queries and keys that there are, and their places among the scores.
                 unsafe {
                     let out = scores.as_mut_ptr().add(query * BLOCK + key);
@@ -316,15 +363,16 @@ impl Group {
         }
     }
 
-    /// Scalar products of some queries with some keys, each summed alike.
+    /// Scalar products of some queries with the keys from a position on, each summed alike.
     #[inline(always)]
     unsafe fn dots<S: Eight, const QUERIES: usize, const KEYS: usize>(&self, query: usize, key: usize, out: *mut f32) {
+        let row = key - self.span.first_kept;
         unsafe {
             let mut sums = [[S::splat(0.0); KEYS]; QUERIES];
             for at in (0..self.width).step_by(LANES) {
                 let mut keys = [S::splat(0.0); KEYS];
                 for (index, value) in keys.iter_mut().enumerate() {
-                    *value = load_up_to::<S>(self.keys.add((key + index) * self.width + at), self.width - at);
+                    *value = self.keys.load::<S>(row + index, at);
                 }
                 for (index, sums) in sums.iter_mut().enumerate() {
                     let q = load_up_to::<S>(self.queries.add((query + index) * self.width + at), self.width - at);
@@ -341,7 +389,7 @@ impl Group {
         }
     }
 
-    /// `mixed = mixed · rescale + Σ weight · value`.
+    /// `mixed = mixed · rescale + Σ weight · value`, for the values from the position `start` on.
     #[inline(always)]
     unsafe fn mix<S: Eight>(&self, start: usize, weights: &[f32], rescale: f32, mixed: &mut [f32]) {
         let mut at = 0;
@@ -371,15 +419,16 @@ impl Group {
         mixed: &mut [f32],
         at: usize,
     ) {
+        let row = start - self.span.first_kept;
         unsafe {
             let mut sums = [S::splat(0.0); VECTORS];
             for (vector, sum) in sums.iter_mut().enumerate() {
                 *sum = S::mul(S::load(mixed.as_ptr().add(at + vector * LANES)), S::splat(rescale));
             }
             for (key, weight) in weights.iter().enumerate() {
-                let (weight, values) = (S::splat(*weight), self.values.add((start + key) * self.width + at));
+                let weight = S::splat(*weight);
                 for (vector, sum) in sums.iter_mut().enumerate() {
-                    let value = load_up_to::<S>(values.add(vector * LANES), self.width - at - vector * LANES);
+                    let value = self.values.load::<S>(row + key, at + vector * LANES);
                     *sum = S::fma(weight, value, *sum);
                 }
             }
@@ -390,12 +439,13 @@ impl Group {
     }
 }
 
-/// Turns the first `visible` of a block's scores into weights, relative to the largest score so far; returns by what
+/// Turns the `visible` ones of a block's scores into weights, relative to the largest score so far; returns by what
 /// earlier weights must be multiplied.
 #[inline(always)]
-unsafe fn soften<S: Eight>(scores: &mut [f32], visible: usize, largest: &mut f32, sum: &mut f32) -> f32 {
-    let padded = visible.next_multiple_of(LANES);
-    scores[visible..padded].fill(f32::NEG_INFINITY);
+unsafe fn soften<S: Eight>(scores: &mut [f32], visible: Range<usize>, largest: &mut f32, sum: &mut f32) -> f32 {
+    let padded = visible.end.next_multiple_of(LANES);
+    scores[..visible.start].fill(f32::NEG_INFINITY);
+    scores[visible.end..padded].fill(f32::NEG_INFINITY);
     unsafe {
         let mut top = S::splat(*largest);
         for at in (0..padded).step_by(LANES) {
@@ -409,7 +459,8 @@ unsafe fn soften<S: Eight>(scores: &mut [f32], visible: usize, largest: &mut f32
             let place = scores.as_mut_ptr().add(at);
             S::store(place, exp::<S>(S::add(S::load(place), S::splat(-top))));
         }
-        scores[visible..padded].fill(0.0);
+        scores[..visible.start].fill(0.0);
+        scores[visible.end..padded].fill(0.0);
         let mut total = S::splat(0.0);
         for at in (0..padded).step_by(LANES) {
             total = S::add(total, S::load(scores.as_ptr().add(at)));

@@ -25,8 +25,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::kernels::Heads;
     use crate::kernels::cpu::{Span, Table, append, attend, rms_norm};
+    use crate::kernels::{Coding, Heads};
     use crate::mlx::{eval, from_f32, to_f32_vec};
 
     const HEADS: Heads = Heads { queries: 4, keys: 2, width: 8 };
@@ -44,9 +44,11 @@ mod tests {
         let half = HEADS.width / 2;
         let table =
             Arc::new(Table { cosines: ramp(count * half, 0.7), sines: ramp(count * half, 0.9), traditional: false });
-        let span = Span { first: 0, count, offset };
-        let cache = append(cache, &projections, HEADS, span, &table).expect("fits");
-        let mixed = attend(&projections, std::slice::from_ref(&cache), HEADS, &[span], &table, 0.35).expect("fits");
+        let span = Span { first: 0, count, offset, first_kept: 0, window: None };
+        let cache = std::slice::from_ref(cache);
+        let mut cache = append(cache, Coding::Plain, &projections, HEADS, (span, &table)).expect("fits");
+        let mixed = attend(&projections, &[(&cache, Coding::Plain)], HEADS, (&[span], &table), 0.35).expect("fits");
+        let cache = cache.remove(0);
         let width = HEADS.queries * HEADS.width;
         (rms_norm(&mixed, &from_f32(&ramp(width, 0.2), &[width]), 1e-5).expect("fits"), cache)
     }

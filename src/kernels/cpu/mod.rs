@@ -8,14 +8,16 @@
 //!
 //! A kernel is written once, generic over `simd::Simd`, and compiled for each instruction set; [`isa`] chooses once.
 //! `primitive` is the border to MLX, `fuse` makes one operation of several, `pool` the threads, `packed` the layout of weights, `product` the inner loops of the
-//! matrix product, `project` the product with what surrounds it, `attend` the cache and attention, `choose` sampling.
+//! matrix product, `project` the product with what surrounds it, `append` the cache, `attend` attention over it, `choose` sampling.
 //!
 //! Safety, for the whole module: a kernel gets buffers of the sizes that its operation was built with, parts of one call
 //! write disjoint ranges, and functions with a target feature are called for an [`Isa`] that was detected.
 #![allow(unsafe_code)]
 
+mod append;
 mod attend;
 mod choose;
+mod coded;
 mod fuse;
 mod lookup;
 pub mod machine;
@@ -35,7 +37,8 @@ mod x86;
 use std::cell::RefCell;
 use std::sync::OnceLock;
 
-pub(in crate::kernels) use attend::{Span, Table, append, attend};
+pub(in crate::kernels) use append::append;
+pub(in crate::kernels) use attend::{Cache, Span, Table, attend};
 pub(in crate::kernels) use choose::choose;
 pub(in crate::kernels) use fuse::fuse;
 pub(in crate::kernels) use lookup::lookup;
@@ -98,6 +101,12 @@ fn with_isa<R>(isa: Isa, make: impl FnOnce() -> R) -> R {
     let made = make();
     FORCED.set(None);
     made
+}
+
+/// As `with_isa`, once with each instruction set that this machine has.
+#[cfg(test)]
+pub(in crate::kernels) fn with_each_isa<R>(make: impl Fn() -> R) -> Vec<R> {
+    Isa::available().into_iter().map(|isa| with_isa(isa, &make)).collect()
 }
 
 /// A buffer of which the parts of a call write disjoint ranges.

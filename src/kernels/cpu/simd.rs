@@ -52,6 +52,10 @@ pub(super) trait Eight: Simd {
     unsafe fn sum(a: Self::F) -> f32;
     /// The largest lane.
     unsafe fn largest(a: Self::F) -> f32;
+    /// Eight integers of four bits as floats, from four bytes; the first in the lowest bits.
+    unsafe fn nibbles(from: *const u8) -> Self::F;
+    /// Eight bytes as floats.
+    unsafe fn bytes(from: *const u8) -> Self::F;
 }
 
 /// Plain Rust; the compiler vectorises what it can.
@@ -167,6 +171,17 @@ impl Eight for Portable {
         let pick = |a: f32, b: f32| if a > b { a } else { b };
         let half = [pick(a[0], a[4]), pick(a[1], a[5]), pick(a[2], a[6]), pick(a[3], a[7])];
         pick(pick(half[0], half[2]), pick(half[1], half[3]))
+    }
+    #[inline(always)]
+    unsafe fn nibbles(from: *const u8) -> Self::F {
+        // SAFETY: the caller's.
+        let word = unsafe { from.cast::<u32>().read_unaligned() };
+        each([0, 4, 8, 12, 16, 20, 24, 28], |bits| (word >> bits & 15) as f32)
+    }
+    #[inline(always)]
+    unsafe fn bytes(from: *const u8) -> Self::F {
+        // SAFETY: the caller's.
+        each(unsafe { from.cast::<[u8; 8]>().read_unaligned() }, f32::from)
     }
 }
 

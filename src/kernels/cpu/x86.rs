@@ -108,6 +108,18 @@ impl Eight for Avx2 {
             _mm_cvtss_f32(_mm_max_ss(quarter, _mm_movehdup_ps(quarter)))
         }
     }
+    #[inline(always)]
+    unsafe fn nibbles(from: *const u8) -> Self::F {
+        unsafe {
+            let word = _mm256_set1_epi32(from.cast::<i32>().read_unaligned());
+            let bits = _mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28);
+            _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srlv_epi32(word, bits), _mm256_set1_epi32(15)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn bytes(from: *const u8) -> Self::F {
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(from.cast()))) }
+    }
 }
 
 impl Simd for Avx512 {
