@@ -136,6 +136,16 @@ fn wiring_memory_where_there_is_no_such_thing_is_said_and_is_no_mistake() {
 }
 
 #[test]
+fn a_choice_between_numbers_is_written_as_one_in_the_file() {
+    let bits = |desk: Desk| desk.resolve().map(|resolved| resolved.settings.kv_bits).map_err(|_| ());
+    assert_eq!(bits(Desk::new()), Ok(None));
+    assert_eq!(bits(Desk::new().file("kv_bits = 8")), Ok(Some(8)));
+    assert_eq!(bits(Desk::new().file("kv_bits = '4'")), Ok(Some(4)));
+    assert_eq!(bits(Desk::new().flag("kv_bits", "off")), Ok(None));
+    assert_eq!(bits(Desk::new().file("kv_bits = 5")), Err(()));
+}
+
+#[test]
 fn a_flag_wins_over_a_variable_over_the_file_over_the_default() {
     let file = || Desk::new().file("port = 3");
     let port = |desk: Desk| desk.resolve().unwrap().settings.listen.plain[0].port();

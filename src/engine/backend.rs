@@ -136,3 +136,16 @@ pub trait Backend {
     /// Called when no row is open: gives memory back that only a busy engine needs.
     fn idle(&mut self);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_takes_whole_steps_and_beyond_its_window_two_of_those() {
+        let memory = Memory { token_bytes: 3, step_tokens: 10, ..Memory::UNCOUNTED };
+        assert_eq!([1, 10, 11].map(|tokens| memory.row_bytes(tokens)), [30, 30, 60]);
+        let memory = Memory { window_tokens: 40, ..memory };
+        assert_eq!([40, 41, 70, 1_000_000].map(|tokens| memory.row_bytes(tokens)), [120, 240, 240, 240]);
+    }
+}

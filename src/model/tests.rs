@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::json;
 
-use crate::kernels::{Coding, Packed, Projection, Real, Rows, Weight};
+use crate::kernels::{Bits, Coding, Packed, Projection, Real, Rows, Weight};
 use crate::mlx::{Array, Device, MlxError, device, eval, filled, filled_f32, from_tokens, to_f32_vec};
 use crate::model::registry::check;
 use crate::model::testing::{Shape, Tiny, VOCABULARY};
@@ -18,7 +18,12 @@ fn load(tiny: &Tiny) -> Box<dyn Model> {
 
 /// Logits of every position, the prompt cut into pieces of these lengths.
 fn logits(model: &dyn Model, tokens: &[u32], pieces: &[usize]) -> Vec<f32> {
-    let (mut caches, mut at, mut all) = (model.caches(Coding::Plain, 0), 0, Vec::new());
+    coded_logits(model, Coding::Plain, tokens, pieces)
+}
+
+/// As `logits`, with keys and values coded like this.
+fn coded_logits(model: &dyn Model, coding: Coding, tokens: &[u32], pieces: &[usize]) -> Vec<f32> {
+    let (mut caches, mut at, mut all) = (model.caches(coding, 0), 0, Vec::new());
     for length in pieces {
         let mut sequence = [Sequence { caches: &mut caches, count: *length }];
         let hidden = model.hidden(&from_tokens(&tokens[at..at + length]), &mut sequence).expect("runs");
@@ -217,6 +222,73 @@ fn what_does_not_fit_the_architecture_is_refused_by_name_before_mlx() {
     for (key, value) in cases {
         let message = refusal(|tiny| tiny.config[key] = value);
         assert!(message.contains(key), "{key}: {message}");
+    }
+}
+
+/// A model whose layers see so many tokens.
+fn sliding(window: usize, layer_types: Option<[&str; 2]>) -> Tiny {
+    let mut tiny = Tiny::new(Shape::PLAIN, 11);
+    tiny.config["model_type"] = json!("mistral");
+    tiny.config["sliding_window"] = json!(window);
+    tiny.config["layer_types"] = json!(layer_types);
+    tiny
+}
+
+#[test]
+fn a_window_hides_what_is_before_it_in_the_layers_that_slide_and_nowhere_else() {
+    let prompt: Vec<u32> = (0..60).map(|i| i * 31 % VOCABULARY as u32).collect();
+    let of = |tiny: &Tiny| logits(load(tiny).as_ref(), &prompt, &[60]);
+    let (full, slide) = ("full_attention", "sliding_attention");
+    let all = of(&Tiny::new(Shape::PLAIN, 11));
+    assert_same(&of(&sliding(60, None)), &all, "a window that nothing is before");
+    assert_same(&of(&sliding(9, Some([full, full]))), &all, "no layer slides");
+    let both = of(&sliding(9, None));
+    assert_same(&both[..9 * VOCABULARY], &all[..9 * VOCABULARY], "nothing is hidden yet");
+    assert!(difference(&both[9 * VOCABULARY..], &all[9 * VOCABULARY..]) > 1e-3);
+    assert_same(&of(&sliding(9, Some([slide, slide]))), &both, "both layers slide");
+    for types in [[full, slide], [slide, full]] {
+        let one = of(&sliding(9, Some(types)));
+        assert!(difference(&one, &both) > 1e-3 && difference(&one, &all) > 1e-3, "{types:?}");
+    }
+}
+
+#[test]
+fn chunks_and_integers_change_nothing_but_what_integers_round() {
+    let prompt: Vec<u32> = (0..602).map(|i| i * 31 % VOCABULARY as u32).collect();
+    let mut tiny = Tiny::new(Shape { heads: 2, kv_heads: 1, ..Shape::PLAIN }, 11);
+    tiny.config["model_type"] = json!("mistral");
+    let exact = logits(load(&tiny).as_ref(), &prompt, &[602]);
+    tiny.config["sliding_window"] = json!(40);
+    let windowed = logits(load(&tiny).as_ref(), &prompt, &[602]);
+    for (window, expected) in [(602, &exact), (40, &windowed)] {
+        tiny.config["sliding_window"] = json!(window);
+        let model = load(&tiny);
+        let affine = |bits| Coding::affine(bits, 32).expect("it fits");
+        for (coding, off) in [(Coding::Plain, 0.0), (affine(Bits::Eight), 0.02), (affine(Bits::Four), 0.3)] {
+            let whole = coded_logits(model.as_ref(), coding, &prompt, &[602]);
+            let apart = difference(&whole, expected);
+            assert!(apart <= off && (apart > 0.0) == (off > 0.0), "{coding:?}, window {window}: {apart} of the range");
+            for pieces in [vec![1; 602], vec![7; 86], vec![512, 90], vec![255, 1, 1, 345]] {
+                let chunked = coded_logits(model.as_ref(), coding, &prompt, &pieces);
+                assert_same(&whole, &chunked, &format!("{coding:?}, window {window}, {pieces:?}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn layers_that_slide_must_say_how_far_and_which() {
+    for (change, words) in [
+        (json!({ "sliding_window": 0 }), "sliding_window"),
+        (json!({ "layer_types": ["full_attention"] }), "layer_types"),
+        (json!({ "layer_types": ["full_attention", "mamba"] }), "mamba"),
+        (json!({ "layer_types": ["full_attention", "sliding_attention"] }), "sliding_window"),
+    ] {
+        let message = refusal(|tiny| {
+            tiny.config["model_type"] = json!("mistral");
+            change.as_object().expect("keys").iter().for_each(|(key, value)| tiny.config[key] = value.clone());
+        });
+        assert!(message.contains(words), "{change}: {message}");
     }
 }
 

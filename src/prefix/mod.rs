@@ -245,6 +245,39 @@ mod tests {
         assert!(index.is_empty() && index.bytes() == 0);
     }
 
+    /// Whole, or at a multiple of three.
+    fn in_threes(state: &Vec<u32>, tokens: usize) -> usize {
+        if tokens >= state.len() { state.len() } else { tokens / 3 * 3 }
+    }
+
+    #[test]
+    fn a_state_that_cannot_be_cut_to_an_earlier_one_does_not_replace_it() {
+        let a = scope("a");
+        let mut index: Index<Vec<u32>> = Index::with_cut(100, in_threes);
+        let mut insert = |tokens: &[u32]| index.insert(&a, tokens.to_vec(), tokens.to_vec(), 1);
+        insert(&[1, 2, 3, 4]);
+        insert(&[1, 2, 3, 4, 5, 6, 7]);
+        insert(&[1, 2, 3, 4, 5, 6]);
+        assert_eq!(index.len(), 2, "only what the longest cannot be cut to is kept beside it");
+        assert_eq!(index.longest(&a, &[1, 2, 3, 4, 9]), Some((4, &vec![1, 2, 3, 4])));
+        assert_eq!(index.longest(&a, &[1, 2, 3, 4, 5, 6, 9]).map(|(length, _)| length), Some(6));
+        assert_eq!(index.longest(&a, &[1, 2, 9]), None, "what is shared cannot be used");
+        assert_eq!(index.nearest(&a, &[1, 2, 9]), Some(2));
+        assert_eq!(index.nearest(&scope("b"), &[1, 2, 9]), None);
+    }
+
+    #[test]
+    fn how_those_began_that_had_to_go_is_remembered_for_their_scope_and_not_for_ever() {
+        let (a, b) = (scope("a"), scope("b"));
+        let mut index = Index::new(10);
+        index.insert(&a, vec![7; 100], (), 10);
+        assert_eq!(index.dropped(&a, &[7; 100]), 0);
+        index.insert(&b, vec![8], (), 10);
+        assert_eq!((index.dropped(&a, &[7; 100]), index.dropped(&b, &[7; 100])), (DROPPED_TOKENS_MAX, 0));
+        (0..=DROPPED_MAX as u32).for_each(|token| index.insert(&b, vec![token], (), 10));
+        assert_eq!((index.dropped(&a, &[7; 100]), index.dropped.len()), (0, DROPPED_MAX));
+    }
+
     /// Short sequences over few tokens, so that beginnings collide.
     fn sequences() -> impl Strategy<Value = Vec<(bool, u8, Vec<u32>, u64)>> {
         let one = (any::<bool>(), 0_u8..2, proptest::collection::vec(0_u32..3, 1..7), 1_u64..30);
@@ -252,6 +285,30 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_can_be_cut_only_here_and_there_is_found_as_by_a_search_through_all_entries(steps in sequences()) {
+            let scopes = [scope("a"), scope("b")];
+            let mut index: Index<Vec<u32>> = Index::with_cut(200, in_threes);
+            for (insert, of, tokens, bytes) in steps {
+                let scope = &scopes[usize::from(of)];
+                let all = |index: &Index<Vec<u32>>, tokens: &[u32]| {
+                    let own = index.entries.keys().filter(|(other, _)| other == scope);
+                    own.map(|(_, entry)| in_threes(entry, shared(entry, tokens))).max().filter(|best| *best > 0)
+                };
+                if insert && bytes <= 200 {
+                    index.insert(scope, tokens.clone(), tokens.clone(), bytes);
+                    prop_assert_eq!(all(&index, &tokens), Some(tokens.len()), "what was inserted can be used");
+                }
+                let best = all(&index, &tokens);
+                let found = index.longest(scope, &tokens).map(|(length, state)| (length, state.clone()));
+                prop_assert_eq!(found.as_ref().map(|(length, _)| *length), best);
+                if let Some((length, state)) = found {
+                    prop_assert!(length <= shared(&state, &tokens));
+                }
+                prop_assert_eq!(index.bytes(), index.entries.values().map(|entry| entry.bytes).sum::<u64>());
+            }
+        }
+
         #[test]
         fn a_look_up_finds_what_a_search_through_all_entries_finds(steps in sequences()) {
             let scopes = [scope("a"), scope("b")];

@@ -2,29 +2,27 @@
 
 use std::sync::Arc;
 
-use crate::cache::Coding;
+use crate::cache::{Bits, Coding, KvCache};
 use crate::engine::backend::{Ask, Backend, Decoded, RowId};
 use crate::job::Sampling;
 use crate::model::registry::check;
 use crate::model::testing::{CONTEXT, Shape, Tiny, VOCABULARY};
-use crate::runner::{MemoryLimit, Progress, Runner, RunnerSettings};
+use crate::runner::{MemoryLimit, Progress, Runner, RunnerSettings, warmup};
+use crate::telemetry::misses::{MissReason, Misses};
 
 const PROMPT: [u32; 9] = [5, 17, 3, 88, 42, 9, 61, 0, 95];
 
+/// Settings for few rows and all the memory there is.
+const SETTINGS: RunnerSettings =
+    RunnerSettings { rows_max: 8, memory: MemoryLimit::Bytes(u64::MAX), prefix_bytes_max: 0, coding: Coding::Plain };
+
 fn runner(tiny: &Tiny) -> Runner {
+    with_settings(tiny, SETTINGS)
+}
+
+fn with_settings(tiny: &Tiny, settings: RunnerSettings) -> Runner {
     let plan = check(tiny).expect("a sound model");
-    Runner::load(
-        tiny,
-        &plan,
-        RunnerSettings {
-            rows_max: 8,
-            memory: MemoryLimit::Bytes(u64::MAX),
-            prefix_bytes_max: 0,
-            coding: Coding::Plain,
-        },
-        &|_| {},
-    )
-    .expect("loads")
+    Runner::load(tiny, &plan, settings, &|_| {}).expect("loads")
 }
 
 fn warm(seed: u64) -> Sampling {
@@ -62,18 +60,7 @@ fn a_start_tells_of_each_tensor_and_of_the_warm_up_and_sizes_a_chunk() {
         }
         Progress::WarmUp => told.borrow_mut().1 += 1,
     };
-    let runner = Runner::load(
-        &tiny,
-        &plan,
-        RunnerSettings {
-            rows_max: 3,
-            memory: MemoryLimit::Bytes(u64::MAX),
-            prefix_bytes_max: 0,
-            coding: Coding::Plain,
-        },
-        &hear,
-    )
-    .expect("loads");
+    let runner = Runner::load(&tiny, &plan, RunnerSettings { rows_max: 3, ..SETTINGS }, &hear).expect("loads");
     let (mut names, warm_ups) = told.into_inner();
     names.sort();
     assert_eq!(names, tiny.tensors.keys().cloned().collect::<Vec<_>>());
@@ -169,19 +156,7 @@ fn an_answer_may_fill_the_context() {
 
 /// A runner that keeps what rows leave.
 fn keeping(tiny: &Tiny) -> Runner {
-    let plan = check(tiny).expect("a sound model");
-    Runner::load(
-        tiny,
-        &plan,
-        RunnerSettings {
-            rows_max: 8,
-            memory: MemoryLimit::Bytes(u64::MAX),
-            prefix_bytes_max: 64 << 20,
-            coding: Coding::Plain,
-        },
-        &|_| {},
-    )
-    .expect("loads")
+    with_settings(tiny, RunnerSettings { prefix_bytes_max: 64 << 20, ..SETTINGS })
 }
 
 /// The tokens that a row of this scope answers, and how many of its prompt's were known.
@@ -283,4 +258,93 @@ fn rows_with_the_same_prompt_share_its_prefill_while_both_are_open() {
     assert_eq!(seen, expected);
     runner.open(RowId(3), Ask::new(&prompt, &Arc::from("another"), &warm(2)));
     assert_eq!(runner.begin(RowId(3)), Ok(0), "another scope shares nothing");
+}
+
+/// A context that windows of some tokens are short in.
+const LONG_CONTEXT: u32 = 4_096;
+
+/// Heads that integers fit, and layers that see so many tokens.
+fn sliding(window: usize) -> Tiny {
+    let mut tiny = Tiny::new(Shape { heads: 2, kv_heads: 1, ..Shape::PLAIN }, 6);
+    tiny.config["model_type"] = "mistral".into();
+    tiny.config["sliding_window"] = window.into();
+    tiny.config["max_position_embeddings"] = LONG_CONTEXT.into();
+    tiny
+}
+
+fn codings() -> [Coding; 3] {
+    let affine = |bits| Coding::affine(bits, 32).expect("it fits");
+    [Coding::Plain, affine(Bits::Eight), affine(Bits::Four)]
+}
+
+#[test]
+fn a_row_never_takes_more_memory_than_it_was_admitted_with() {
+    const TOKENS: u32 = 1_900;
+    for (window, coding) in [(20, codings()[0]), (20, codings()[1]), (300, codings()[0]), (LONG_CONTEXT, codings()[2])] {
+        let window = window as usize;
+        let mut runner = with_settings(&sliding(window), RunnerSettings { coding, ..SETTINGS });
+        runner.capacity.prefill_chunk_tokens = 12;
+        runner.capacity.memory.window_tokens = warmup::window_tokens(runner.model.as_ref(), 12);
+        let memory = runner.capacity.memory;
+        runner.open(RowId(1), Ask::new(&long_prompt(40), &Arc::from(""), &Sampling::greedy()));
+        runner.begin(RowId(1)).expect("memory");
+        while runner.prefill(RowId(1), 12).expect("runs") > 0 {}
+        let bytes = |runner: &Runner| runner.rows[&RowId(1)].caches.iter().map(KvCache::bytes).sum::<u64>();
+        for tokens in 41..TOKENS {
+            step(&mut runner, &[1]);
+            let (bytes, admitted) = (bytes(&runner), memory.row_bytes(tokens));
+            assert!(bytes <= admitted, "{bytes} of {admitted} for {tokens} tokens");
+        }
+        // What it was admitted with is not far from what it takes, and a window spares the rest.
+        assert!(4 * bytes(&runner) >= memory.row_bytes(TOKENS));
+        let spares = memory.row_bytes(LONG_CONTEXT) < u64::from(LONG_CONTEXT) * memory.token_bytes;
+        assert_eq!(spares, window < LONG_CONTEXT as usize);
+    }
+}
+
+#[test]
+fn what_rows_of_every_form_leave_gives_a_later_prompt_the_tokens_of_a_cold_one() {
+    for (window, coding) in [30, 600].into_iter().flat_map(|window| codings().map(|coding| (window, coding))) {
+        let tiny = sliding(window);
+        let mut warm_runner = with_settings(&tiny, RunnerSettings { coding, prefix_bytes_max: 64 << 20, ..SETTINGS });
+        let mut cold = with_settings(&tiny, RunnerSettings { coding, ..SETTINGS });
+        let first = long_prompt(1_300);
+        // The next turn: the prompt, an answer that was told otherwise, and more.
+        let mut second = first.clone();
+        second.extend(long_prompt(30));
+        for (prompt, known) in [(&first, 0), (&second, first.len()), (&first, first.len() - 2)] {
+            let (expected, _) = answer(&mut cold, "", prompt, &Sampling::greedy());
+            let (found, cached) = answer(&mut warm_runner, "", prompt, &Sampling::greedy());
+            assert_eq!((found, cached as usize), (expected, known), "{coding:?}, window {window}");
+        }
+    }
+}
+
+#[test]
+fn what_a_window_has_left_behind_is_not_used_and_the_miss_says_so() {
+    let mut runner = with_settings(&sliding(20), RunnerSettings { prefix_bytes_max: 64 << 20, ..SETTINGS });
+    let misses = Misses::default();
+    runner = runner.counting(misses.clone());
+    let first = long_prompt(1_300);
+    let mut second = first[..100].to_vec();
+    second.extend(long_prompt(60));
+    assert_eq!(answer(&mut runner, "", &first, &Sampling::greedy()).1, 0);
+    assert_eq!(misses.last(), Some((MissReason::Cold, 0)));
+    let (found, cached) = answer(&mut runner, "", &second, &Sampling::greedy());
+    assert_eq!((cached, misses.last()), (0, Some((MissReason::Uncuttable, 100))));
+    assert_eq!(found, answer(&mut self::runner(&sliding(20)), "", &second, &Sampling::greedy()).0);
+    assert_eq!(answer(&mut runner, "", &second, &Sampling::greedy()).1, 158);
+    assert_eq!(misses.counts().map(|(_, count)| count).sum::<u64>(), 2);
+}
+
+#[test]
+fn e5_integers_do_not_hide_that_a_row_is_not_finite() {
+    for coding in codings() {
+        let mut tiny = sliding(9);
+        tiny.poison(77);
+        let mut runner = with_settings(&tiny, RunnerSettings { coding, ..SETTINGS });
+        open(&mut runner, 1, &[5, 77, 3], &Sampling::greedy(), 64);
+        let decoded = step(&mut runner, &[1]);
+        assert!(matches!(&decoded[0], Decoded::Failed(why) if why.contains("not finite")), "{coding:?}: {decoded:?}");
+    }
 }
