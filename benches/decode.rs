@@ -8,18 +8,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sanctum_mlx::cache::Coding;
+use sanctum_mlx::cache::{Bits, Coding, GROWTH_TOKENS, KvCache};
 use sanctum_mlx::engine::backend::{Ask, Backend, Decoded, RowId};
 use sanctum_mlx::job::Sampling;
 use sanctum_mlx::kernels::machine;
 use sanctum_mlx::mlx::{self, eval, from_tokens};
-use sanctum_mlx::model::Sequence;
 use sanctum_mlx::model::registry::check;
 use sanctum_mlx::model::weights::Checkpoint;
+use sanctum_mlx::model::{Model, Sequence};
 use sanctum_mlx::runner::{MemoryLimit, Runner, RunnerSettings};
 
 /// Tokens decoded per sample.
 const DECODE_TOKENS: usize = 48;
+/// Tokens before those that are decoded with keys and values of several kinds.
+const CONTEXT_TOKENS: usize = 1_000;
 /// Most rows that decode together here.
 const ROWS_MAX: u32 = 8;
 /// Samples of each figure; the median is told, and the best.
@@ -92,7 +94,46 @@ fn main() {
         begun.elapsed().as_secs_f64() * 1e6
     });
     println!("graph of one step, host    {:8.0} µs", host.0);
+    key_value_bits(model.as_ref(), plan.head_width);
     println!("memory bandwidth, after    {:8.1} GB/s", machine::read_bandwidth() / 1e9);
+}
+
+/// What storing keys and values as integers spares and costs, one token after [`CONTEXT_TOKENS`].
+fn key_value_bits(model: &dyn Model, head_width: usize) {
+    let affine = |bits| Coding::affine(bits, head_width).expect("the default model's heads fit");
+    let codings = [Coding::Plain, affine(Bits::Eight), affine(Bits::Four)];
+    let mut rows = codings.map(|coding| {
+        let mut caches = model.caches(coding, CONTEXT_TOKENS + DECODE_TOKENS);
+        let sequence = Sequence { caches: &mut caches, count: CONTEXT_TOKENS };
+        model.remember(&from_tokens(&prompt(CONTEXT_TOKENS)), &mut [sequence]).expect("runs");
+        eval(caches.iter().flat_map(KvCache::arrays)).expect("runs");
+        caches
+    });
+    let positions = (CONTEXT_TOKENS + DECODE_TOKENS).next_multiple_of(GROWTH_TOKENS as usize) as u64;
+    let bytes = rows.each_ref().map(|caches| caches.iter().map(KvCache::bytes).sum::<u64>() / positions);
+    // One after the other in each sample, because the machine is not the same in the next.
+    let mut ratios = [Vec::new(), Vec::new(), Vec::new()];
+    for _ in 0..SAMPLES {
+        let took = rows.each_mut().map(|caches| {
+            let begun = Instant::now();
+            for _ in 0..DECODE_TOKENS {
+                let sequence = Sequence { caches, count: 1 };
+                let scores = model.forward(&from_tokens(&[1]), &mut [sequence]).expect("runs");
+                eval(caches.iter().flat_map(KvCache::arrays).chain([&scores])).expect("runs");
+            }
+            let took = begun.elapsed().as_secs_f64();
+            caches.iter_mut().for_each(|cache| cache.trim(DECODE_TOKENS));
+            took
+        });
+        ratios.iter_mut().zip(took).for_each(|(ratios, took_coded)| ratios.push(took[0] / took_coded));
+    }
+    for ((name, bytes), mut ratios) in ["off", "8", "4"].into_iter().zip(bytes).zip(ratios) {
+        ratios.sort_by(f64::total_cmp);
+        let speed = ratios[SAMPLES / 2];
+        println!(
+            "kv_bits {name:<3}                {bytes:8} bytes a token, {speed:.2} x the speed after {CONTEXT_TOKENS} tokens"
+        );
+    }
 }
 
 /// Settings that use every part of sampling.

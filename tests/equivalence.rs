@@ -1,7 +1,8 @@
 //! Fast paths against the slow one: whatever the engine does to serve many at once, each row answers what it answers alone,
-//! in one chunk, from nothing. Greedy and drawn, on the default model and on a tiny random one; it prints a table, and one
-//! token that differs anywhere fails it. (On a GPU, whose kernels choose their order of additions by the shape, cells may
-//! differ at near-ties; there it only prints.) The README holds the table, and an old one there fails it too.
+//! in one chunk, from nothing. Greedy and drawn, on the default model and on tiny random ones, with every form of cache; it
+//! prints a table, and one token that differs anywhere fails it. (On a GPU, whose kernels choose their order of additions by
+//! the shape, cells may differ at near-ties; there it only prints.) The README holds the table, and an old one there fails it
+//! too.
 
 #[path = "it/support/models.rs"]
 mod models;
@@ -11,7 +12,7 @@ mod table;
 use std::path::Path;
 use std::sync::Arc;
 
-use sanctum_mlx::cache::Coding;
+use sanctum_mlx::cache::{Bits, Coding};
 use sanctum_mlx::engine::backend::{Ask, Backend, Decoded, RowId};
 use sanctum_mlx::job::Sampling;
 use sanctum_mlx::mlx::{Device, device};
@@ -35,7 +36,7 @@ type Answer = Vec<u32>;
 type Way = fn(&mut Runner, &[Vec<u32>], &dyn Fn(usize) -> Sampling) -> Vec<Answer>;
 
 /// All ways but the plain one, with their names in the table.
-const WAYS: [(&str, Way); 7] = [
+const WAYS: [(&str, Way); 8] = [
     ("batch of 8, ragged", |runner, prompts, sampling| together(runner, prompts, sampling, None)),
     ("neighbours cancelled", |runner, prompts, sampling| together(runner, prompts, sampling, Some(TOKENS / 2))),
     ("joining one by one", joining),
@@ -43,6 +44,7 @@ const WAYS: [(&str, Way); 7] = [
     ("chunks of 7", |runner, prompts, sampling| one_by_one(runner, prompts, sampling, 7)),
     ("chunks of 512", |runner, prompts, sampling| one_by_one(runner, prompts, sampling, 512)),
     ("prefix hit, trimmed", prefix_hit),
+    ("after KV trim", trimmed),
 ];
 
 fn open(runner: &mut Runner, row: usize, prompt: &[u32], scope: &str, sampling: &Sampling, chunk: u32) -> u32 {
@@ -141,31 +143,56 @@ fn prefix_hit(runner: &mut Runner, prompts: &[Vec<u32>], sampling: &dyn Fn(usize
     answers
 }
 
+/// Each row once more from its own cache, which is cut back by its answer and the end of its prompt, and goes on.
+fn trimmed(runner: &mut Runner, prompts: &[Vec<u32>], sampling: &dyn Fn(usize) -> Sampling) -> Vec<Answer> {
+    let mut answers = vec![Answer::new(); prompts.len()];
+    for (row, prompt) in prompts.iter().enumerate() {
+        let scope = format!("trimmed {row} {}", fresh());
+        for known in [0, prompt.len() - 2] {
+            answers[row].clear();
+            assert_eq!(open(runner, row, prompt, &scope, &sampling(row), WHOLE) as usize, known);
+            (0..TOKENS).for_each(|_| step(runner, &[row], &mut answers));
+            runner.close(RowId(row as u64));
+        }
+    }
+    answers
+}
+
 /// A number that no call before has had.
 fn fresh() -> usize {
     static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
     NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
 }
 
-/// Ragged prompts, from 19 tokens to 110, around the blocks of attention and the kernels' numbers of rows.
-fn prompts(vocabulary: u32) -> Vec<Vec<u32>> {
-    let lengths: [u32; ROWS] = [19, 63, 64, 65, 24, 110, 37, 82];
+/// Ragged prompts, from 19 tokens to 110, around the blocks of attention and the kernels' numbers of rows; or so many times as
+/// long.
+fn prompts(vocabulary: u32, times: u32) -> Vec<Vec<u32>> {
+    let lengths: [u32; ROWS] = [19, 63, 64, 65, 24, 110, 37, 82].map(|length| length * times);
     let tokens =
         |row: u32, length: u32| (0..length).map(|at| (at * at * 31 + row * 977 + 5) % (vocabulary - 1)).collect();
     (0..).zip(lengths).map(|(row, length)| tokens(row, length)).collect()
 }
 
-fn compare(name: &str, path: &Path, table: &mut Table) {
+/// A model, how its keys and values are stored, and how much longer its prompts are than usual.
+struct Case<'a> {
+    name: &'a str,
+    path: &'a Path,
+    bits: Option<Bits>,
+    times: u32,
+}
+
+fn compare(case: &Case<'_>, table: &mut Table) {
+    let Case { name, path, bits, times } = *case;
     let checkpoint = Checkpoint::open(path).expect("a sound model");
     let plan = check(&checkpoint).expect("supported");
     let settings = RunnerSettings {
         rows_max: ROWS as u32,
         memory: MemoryLimit::Bytes(u64::MAX),
         prefix_bytes_max: 256 << 20,
-        coding: Coding::Plain,
+        coding: bits.map_or(Coding::Plain, |bits| Coding::affine(bits, plan.head_width).expect("its heads fit")),
     };
     let mut runner = Runner::load(&checkpoint, &plan, settings, &|_| {}).expect("loads");
-    let prompts = prompts(plan.logit_width);
+    let prompts = prompts(plan.logit_width, times);
     let greedy: &dyn Fn(usize) -> Sampling = &|_| Sampling::greedy();
     let drawn: &dyn Fn(usize) -> Sampling = &|row| Sampling {
         temperature: 0.9,
@@ -189,14 +216,35 @@ fn compare(name: &str, path: &Path, table: &mut Table) {
     }
 }
 
+/// Makes a model one whose layers see few tokens, with heads that integers fit.
+fn slide(config: &Path) {
+    let text = std::fs::read_to_string(config).expect("it was written");
+    let mut config_json: serde_json::Value = serde_json::from_str(&text).expect("it was written as JSON");
+    config_json["model_type"] = "mistral".into();
+    config_json["sliding_window"] = 40.into();
+    (config_json["num_attention_heads"], config_json["num_key_value_heads"]) = (2.into(), 1.into());
+    std::fs::write(config, config_json.to_string()).expect("written");
+}
+
 #[test]
 fn e6_every_way_of_serving_gives_the_tokens_of_the_plain_one() {
     let folder = tempfile::tempdir().expect("a folder");
     let tiny = folder.path().join("tiny.gguf");
     std::fs::write(&tiny, models::tiny_gguf(1).0).expect("written");
     let mut table = Table::default();
-    for (name, path) in [("tiny random", &tiny), ("SmolLM2-135M-Instruct", &models::default_model())] {
-        compare(name, path, &mut table);
+    let (sliding, default) = (folder.path().join("sliding"), models::default_model());
+    models::convert(&tiny, &sliding, models::Layout::F32);
+    slide(&sliding.join("config.json"));
+    let case = |name, path, bits, times| Case { name, path, bits, times };
+    for case in [
+        case("tiny random", &tiny, None, 1),
+        case("tiny sliding window", &sliding, None, 12),
+        case("tiny sliding window, 4 KV bits", &sliding, Some(Bits::Four), 12),
+        case("SmolLM2-135M-Instruct", &default, None, 1),
+        case("SmolLM2-135M, 8 KV bits", &default, Some(Bits::Eight), 1),
+        case("SmolLM2-135M, 4 KV bits", &default, Some(Bits::Four), 1),
+    ] {
+        compare(&case, &mut table);
     }
     println!("rows whose tokens are those of alone, in one chunk, from nothing\n{}", table.markdown());
     if device() == Device::Cpu {

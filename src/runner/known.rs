@@ -106,7 +106,8 @@ mod tests {
 
         fn fork(&self, tokens: usize, _: usize) -> mlx::Result<Self> {
             let whole = (self.state.clone(), self.tokens);
-            let (state, at) = self.snapshot.iter().chain([&whole]).find(|(_, at)| *at == tokens).expect("`cut` said so");
+            let (state, at) =
+                self.snapshot.iter().chain([&whole]).find(|(_, at)| *at == tokens).expect("`cut` said so");
             Ok(Self { state: state.clone(), tokens: *at, snapshot: None })
         }
 

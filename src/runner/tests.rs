@@ -278,9 +278,10 @@ fn codings() -> [Coding; 3] {
 }
 
 #[test]
-fn a_row_never_takes_more_memory_than_it_was_admitted_with() {
+fn m1_a_row_never_takes_more_memory_than_it_was_admitted_with() {
     const TOKENS: u32 = 1_900;
-    for (window, coding) in [(20, codings()[0]), (20, codings()[1]), (300, codings()[0]), (LONG_CONTEXT, codings()[2])] {
+    for (window, coding) in [(20, codings()[0]), (20, codings()[1]), (300, codings()[0]), (LONG_CONTEXT, codings()[2])]
+    {
         let window = window as usize;
         let mut runner = with_settings(&sliding(window), RunnerSettings { coding, ..SETTINGS });
         runner.capacity.prefill_chunk_tokens = 12;
@@ -303,7 +304,7 @@ fn a_row_never_takes_more_memory_than_it_was_admitted_with() {
 }
 
 #[test]
-fn what_rows_of_every_form_leave_gives_a_later_prompt_the_tokens_of_a_cold_one() {
+fn e6_what_rows_of_every_form_leave_gives_a_later_prompt_the_tokens_of_a_cold_one() {
     for (window, coding) in [30, 600].into_iter().flat_map(|window| codings().map(|coding| (window, coding))) {
         let tiny = sliding(window);
         let mut warm_runner = with_settings(&tiny, RunnerSettings { coding, prefix_bytes_max: 64 << 20, ..SETTINGS });

@@ -139,3 +139,40 @@ fn p8_a_blocked_runtime_is_dumped_and_the_admin_listener_still_answers() {
     assert_eq!(health.status, 200);
     tell_trials("P8", 1, 1);
 }
+
+#[test]
+fn health_tells_why_prompts_found_nothing_computed_also_while_the_engine_hangs() {
+    // The proof of the start is two steps, and each of three answers five.
+    let running = Server::new(&tiny()).with(["--fault", "spin_native@25"]).ready();
+    let mut client = running.connect();
+    let mut probe = Connection::to(running.admin());
+    let mut misses_after = |question: &str| {
+        client.send_chat(&chat(question, 4, false)).expect("the server reads");
+        assert_eq!(client.answer().expect("an answer").status, 200);
+        probe.get("/health").expect("an answer").json()["prefix_misses"].clone()
+    };
+    let told = |misses: &serde_json::Value, reason: &str, count: u64| {
+        assert_eq!((&misses[reason], &misses["last"]["reason"]), (&count.into(), &reason.into()), "{misses}");
+        misses["last"]["position"].as_u64().expect("a position")
+    };
+    assert_eq!(told(&misses_after("Count to three."), "cold", 1), 0);
+    // What the template says before the question is alike: one token, and the letters of a role and a line break.
+    let diverged = misses_after("What is it?");
+    assert_eq!(told(&diverged, "diverged", 1), 6);
+    assert_eq!(misses_after("What is it?"), diverged, "a prompt that is known misses nothing");
+    let mut stuck = running.connect();
+    stuck.send_chat(&chat("And now for something else.", 64, false)).expect("the server reads");
+    eventually("the last miss is told", || {
+        let misses = probe_misses(&running);
+        (misses["diverged"] == 2).then_some(())
+    });
+    eventually("the engine hangs", || {
+        let health = Connection::to(running.admin()).get("/health").expect("an answer").json();
+        (health["last_step_age_seconds"].as_f64() > Some(0.5)).then_some(())
+    });
+    assert_eq!(probe_misses(&running)["diverged"], 2);
+}
+
+fn probe_misses(running: &Running) -> serde_json::Value {
+    Connection::to(running.admin()).get("/health").expect("an answer").json()["prefix_misses"].clone()
+}

@@ -40,11 +40,13 @@ fn used_home() -> TempDir {
 fn l12_a_mistake_of_configuration_certificate_or_model_is_told_before_anything_is_bound() {
     refused(Server::new(&tiny()).with(["--drain-seconds", "-1", "--rows", "0"]), &["--drain-seconds", "--rows"]);
     refused(Server::new(Path::new("/nowhere/model.gguf")), &["/nowhere/model.gguf"]);
+    refused(Server::new(&tiny()).with(["--kv-bits", "5"]), &["--kv-bits", "off or 8 or 4"]);
+    refused(Server::new(&tiny()).with(["--kv-bits", "8"]), &["kv_bits", "a multiple of 32", "have 16"]);
     let folder = used_home();
     let home = folder.path().join("home");
     fs::write(home.join("certs/server.crt"), "no certificate").expect("the file is ours");
     refused(Server::new(&tiny()).at_home(&home), &["server.crt"]);
-    tell_trials("L12", 3, 3);
+    tell_trials("L12", 5, 3);
 }
 
 #[test]

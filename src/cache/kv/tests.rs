@@ -28,6 +28,10 @@ fn append(cache: &mut KvCache, heads: Heads, marks: &[u32]) {
 fn check(cache: &KvCache, marks: &[u32]) {
     assert_eq!(cache.tokens(), marks.len());
     let (from, to) = (cache.sees_from(marks.len()), marks.len());
+    if from == to {
+        // A token that sees itself only sees nothing of the cache, and MLX has no memory for nothing.
+        return;
+    }
     for array in cache.arrays() {
         let &[_, rows, _, width] = array.shape() else { panic!("four dimensions") };
         let (from_place, to_place) = (from - cache.kept.first, to - cache.kept.first);
@@ -173,12 +177,9 @@ fn a_window_that_has_moved_on_is_cut_near_its_end_or_at_its_snapshot() {
     for at in 400..1_500 {
         append(&mut cache, HEADS, &[at]);
     }
-    let cuts = [1_500, 1_500 - SPARE_TOKENS, 401, 400, 399, 30].map(|tokens| cache.cut(tokens));
-    assert_eq!(
-        cuts,
-        [1_500, 1_500 - SPARE_TOKENS, 400, 400, 399, 30],
-        "the arrays of the snapshot reach to the first token"
-    );
+    let cuts = [1_500, 1_500 - SPARE_TOKENS, 401, 400, 399, 305, 304].map(|tokens| cache.cut(tokens));
+    // The arrays that it kept for the snapshot begin at 256, and a token sees 49 before it.
+    assert_eq!(cuts, [1_500, 1_500 - SPARE_TOKENS, 400, 400, 399, 305, 0]);
     for tokens in [1_500 - SPARE_TOKENS, 400] {
         let mut fork = cache.fork(tokens, tokens + 1).expect("memory");
         check(&fork, &marks(0, tokens as u32));

@@ -209,7 +209,8 @@ fn decoded(outcome: &Outcome, coding: Coding, elements: usize) -> Vec<(f64, f64)
         let word = outcome.integers[at / each_word];
         let integer = word >> (at % each_word * bits.count()) & ((1 << bits.count()) - 1);
         let (scale, bias) = (f64::from(scales[at / group]), f64::from(biases[at / group]));
-        (f64::from(integer) * scale + bias, scale.abs() * 0.51 + 1e-5)
+        // Half a step, or a whole one at the end that is clipped where the scale was moved to make zero exact.
+        (f64::from(integer) * scale + bias, scale.abs() * 1.01 + 1e-5)
     };
     (0..elements).map(one).collect()
 }
