@@ -16,7 +16,7 @@ use sanctum_mlx::mlx::{self, eval, from_tokens};
 use sanctum_mlx::model::registry::check;
 use sanctum_mlx::model::weights::Checkpoint;
 use sanctum_mlx::model::{Model, Sequence};
-use sanctum_mlx::runner::{MemoryLimit, Runner, RunnerSettings};
+use sanctum_mlx::runner::{Guesses, MemoryLimit, Runner, RunnerSettings};
 
 /// Tokens decoded per sample.
 const DECODE_TOKENS: usize = 48;
@@ -43,6 +43,7 @@ fn main() {
             memory: MemoryLimit::Bytes(u64::MAX),
             prefix_bytes_max: 0,
             coding: Coding::Plain,
+            guesses: Guesses::none(),
         },
         &|_| {},
     )
@@ -175,7 +176,7 @@ fn decode(runner: &mut Runner, rows: u64, sampling: &Sampling) -> Duration {
     let begun = Instant::now();
     for _ in 0..DECODE_TOKENS {
         let decoded = runner.decode(&rows).expect("runs");
-        assert!(decoded.iter().all(|decoded| matches!(decoded, Decoded::Token(_))));
+        assert!(decoded.iter().all(|decoded| matches!(decoded, Decoded::Tokens(_))));
     }
     let took = begun.elapsed();
     rows.iter().for_each(|row| runner.close(*row));

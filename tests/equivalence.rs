@@ -18,7 +18,7 @@ use sanctum_mlx::job::Sampling;
 use sanctum_mlx::mlx::{Device, device};
 use sanctum_mlx::model::registry::check;
 use sanctum_mlx::model::weights::Checkpoint;
-use sanctum_mlx::runner::{MemoryLimit, Runner, RunnerSettings};
+use sanctum_mlx::runner::{Guesses, MemoryLimit, Runner, RunnerSettings};
 
 use table::Table;
 
@@ -60,7 +60,7 @@ fn step(runner: &mut Runner, rows: &[usize], answers: &mut [Answer]) {
     let ids: Vec<RowId> = rows.iter().map(|row| RowId(*row as u64)).collect();
     for (row, decoded) in rows.iter().zip(runner.decode(&ids).expect("runs")) {
         match decoded {
-            Decoded::Token(token) => answers[*row].push(token.id),
+            Decoded::Tokens(tokens) => answers[*row].extend(tokens.iter().map(|token| token.id)),
             Decoded::Failed(why) => panic!("row {row}: {why}"),
         }
     }
@@ -190,6 +190,7 @@ fn compare(case: &Case<'_>, table: &mut Table) {
         memory: MemoryLimit::Bytes(u64::MAX),
         prefix_bytes_max: 256 << 20,
         coding: bits.map_or(Coding::Plain, |bits| Coding::affine(bits, plan.head_width).expect("its heads fit")),
+        guesses: Guesses::none(),
     };
     let mut runner = Runner::load(&checkpoint, &plan, settings, &|_| {}).expect("loads");
     let prompts = prompts(plan.logit_width, times);

@@ -14,7 +14,7 @@ use sanctum_mlx::mlx::{from_tokens, to_f32_vec};
 use sanctum_mlx::model::registry::{Plan, check};
 use sanctum_mlx::model::weights::Checkpoint;
 use sanctum_mlx::model::{Model, Sequence};
-use sanctum_mlx::runner::{MemoryLimit, Runner, RunnerSettings};
+use sanctum_mlx::runner::{Guesses, MemoryLimit, Runner, RunnerSettings};
 use serde_json::Value;
 
 /// Prompts that must agree in all their tokens, of those recorded.
@@ -148,6 +148,7 @@ fn the_default_model_answers_greedily_with_the_recorded_capital_of_france() {
             memory: MemoryLimit::Bytes(u64::MAX),
             prefix_bytes_max: 0,
             coding: Coding::Plain,
+            guesses: Guesses::none(),
         },
         &|_| {},
     )
@@ -164,8 +165,8 @@ fn the_default_model_answers_greedily_with_the_recorded_capital_of_france() {
     let mut seen = Vec::new();
     while seen.len() <= answer.len() {
         match runner.decode(&[row]).expect("runs").remove(0) {
-            Decoded::Token(token) if stop.contains(&token.id) => break,
-            Decoded::Token(token) => seen.push(token.id),
+            Decoded::Tokens(tokens) if stop.contains(&tokens[0].id) => break,
+            Decoded::Tokens(tokens) => seen.push(tokens[0].id),
             Decoded::Failed(why) => panic!("{why}"),
         }
     }

@@ -82,6 +82,7 @@ struct Row {
     scope: Arc<str>,
     prompt: Vec<u32>,
     cached: Vec<u32>,
+    tokens_max: u32,
     begun: bool,
 }
 
@@ -100,6 +101,9 @@ struct World {
     closed: u32,
     /// Decode calls until the device fails.
     fault_at: Option<u64>,
+    /// Most tokens that a step gives a row; it knows nothing of limits and stop tokens.
+    at_once_max: u32,
+    chance: Chance,
 }
 
 impl World {
@@ -118,8 +122,13 @@ impl Backend for World {
     fn open(&mut self, row: RowId, ask: Ask<'_>) {
         assert!(self.rows.len() < self.capacity.rows_max as usize, "no more rows than there are");
         self.opened.push(Arc::clone(ask.scope));
-        let opened =
-            Row { scope: Arc::clone(ask.scope), prompt: ask.prompt.to_vec(), cached: Vec::new(), begun: false };
+        let opened = Row {
+            scope: Arc::clone(ask.scope),
+            prompt: ask.prompt.to_vec(),
+            cached: Vec::new(),
+            tokens_max: ask.tokens_max,
+            begun: false,
+        };
         assert!(self.rows.insert(row, opened).is_none(), "a row is opened once");
     }
 
@@ -162,17 +171,23 @@ impl Backend for World {
             }
         }
         self.decoded = rows.to_vec();
-        let one = |id: &RowId| {
+        let (chance, at_once_max) = (&mut self.chance, self.at_once_max);
+        let mut one = |id: &RowId| {
             let row = self.rows.get_mut(id).expect("an open row");
             assert!(row.cached.len() >= row.prompt.len(), "only complete prompts decode");
             if row.prompt.contains(&POISON) {
                 return Decoded::Failed("poison".to_owned());
             }
-            let next = oracle(&row.cached);
-            row.cached.push(next);
-            Decoded::Token(next.into())
+            // Never beyond what the row is to have: that is the backend's part.
+            let left = row.prompt.len() + row.tokens_max as usize - row.cached.len();
+            let at_once = (1 + chance.below(u64::from(at_once_max)) as usize).min(left);
+            for _ in 0..at_once {
+                row.cached.push(oracle(&row.cached));
+            }
+            let new = &row.cached[row.cached.len() - at_once..];
+            Decoded::Tokens(new.iter().map(|token| (*token).into()).collect())
         };
-        Ok(rows.iter().map(one).collect())
+        Ok(rows.iter().map(&mut one).collect())
     }
 
     fn close(&mut self, id: RowId) {
@@ -291,6 +306,9 @@ impl Sim {
             evaluated: 0,
             closed: 0,
             fault_at,
+            // Half of the schedules have backends that guess.
+            at_once_max: if chance.one_in(2) { 1 } else { 2 + chance.below(5) as u32 },
+            chance: Chance(seed ^ 0x5EED),
         };
         let lifecycle = Lifecycle::new();
         let queue_jobs_max = 1 + chance.below(12) as u32;
@@ -442,7 +460,8 @@ impl Sim {
     /// Who has an open row and who waits are those who were not told an end, and nobody else: whoever left before the turn
     /// has neither. The gauges say so.
     fn check_gauges(&self) {
-        let there = |admitted| self.clients.iter().filter(|client| client.end.is_none() && client.admitted == admitted);
+        let there =
+            |admitted| self.clients.iter().filter(move |client| client.end.is_none() && client.admitted == admitted);
         let (running, waiting) = (there(true).count(), there(false).count());
         let pulse = self.lifecycle.heartbeat.pulse();
         assert_eq!(self.engine.backend().rows.len(), running, "a row is open for everyone who was admitted");
@@ -523,6 +542,8 @@ fn one_request_starts_within_one_completed_row_of_a_client_with_sixty_four() {
             evaluated: 0,
             closed: 0,
             fault_at: None,
+            at_once_max: 1,
+            chance: Chance(0),
         };
         let lifecycle = Lifecycle::new();
         let (mut engine, handle) = Stepped::new(EngineSettings { queue_jobs_max: 80, rows_max }, &lifecycle, world);

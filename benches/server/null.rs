@@ -88,7 +88,7 @@ impl Backend for Null {
                 let (_, at) = self.rows.get_mut(row).expect("the row is open");
                 let token = self.tokens[*at % self.tokens.len()];
                 *at += 1;
-                Decoded::Token(token.into())
+                Decoded::token(token)
             })
             .collect();
         while began.elapsed() < pace {

@@ -7,7 +7,7 @@ use sanctum_mlx::cache::Coding;
 use sanctum_mlx::engine::StartFailure;
 use sanctum_mlx::job::{Event, Job, Limits, Sampling};
 use sanctum_mlx::model::registry;
-use sanctum_mlx::runner::{MemoryLimit, Runner, RunnerSettings};
+use sanctum_mlx::runner::{Guesses, MemoryLimit, Runner, RunnerSettings};
 use serde_json::{Map, json};
 
 use crate::report::Row;
@@ -195,6 +195,7 @@ pub fn load() -> Result<Runner, StartFailure> {
         memory: MemoryLimit::Bytes(u64::MAX),
         prefix_bytes_max: 0,
         coding: Coding::Plain,
+        guesses: Guesses::none(),
     };
     Runner::load(&checkpoint, &plan, settings, &|_| {}).map_err(|failure| StartFailure::Model(failure.to_string()))
 }

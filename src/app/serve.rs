@@ -30,7 +30,7 @@ use crate::lifecycle::watch::{self, WatchSettings};
 use crate::ops::certs;
 use crate::platform::signals::{self, Caught};
 use crate::platform::{allocator, host, rlimits};
-use crate::runner::{MemoryLimit, RunnerSettings};
+use crate::runner::{Gate, Guesses, MemoryLimit, RunnerSettings};
 use crate::telemetry::logs::{self, Format};
 use crate::telemetry::metrics::Metrics;
 
@@ -247,6 +247,7 @@ fn start_engine(
         memory: limits.memory_bytes.map_or(MemoryLimit::Recommended { otherwise }, MemoryLimit::Bytes),
         prefix_bytes_max: limits.prefix_cache_bytes,
         coding: opened.coding,
+        guesses: Guesses { tokens_max: limits.prompt_lookup, gate: Gate::Measured, counters: metrics.drafts.clone() },
     };
     tracing::info!(model = opened.card.id, "loading");
     #[cfg(feature = "fault")]

@@ -313,6 +313,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Keep the model and the answers under way in memory that is never paged out, up to what the GPU's driver recommends \
          less a reserve. macOS only.",
     ),
+    setting(
+        "prompt_lookup",
+        Limits,
+        Count(0, 64),
+        "0",
+        "Tokens that an answer may guess in a step from what it repeats; the same answers, sooner where they repeat their prompt or themselves. 0 guesses nothing.",
+    ),
     setting("n", Limits, Count(1, 128), "8", "Answers per request."),
     setting("stop_strings", Limits, Count(0, 64), "4", "Stop strings per request."),
     setting("top_logprobs", Limits, Count(0, 100), "20", "Alternatives listed per token."),

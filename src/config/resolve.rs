@@ -121,6 +121,7 @@ fn limits(reader: &mut Reader) -> Limits {
             .is_some()
             .then(|| u64::from(reader.small("memory_limit_mb")) << 20),
         prefix_cache_bytes: u64::from(reader.small("prefix_cache_mb")) << 20,
+        prompt_lookup: reader.small("prompt_lookup"),
         n: reader.small("n"),
         stop_strings: reader.size("stop_strings"),
         top_logprobs: reader.small("top_logprobs"),

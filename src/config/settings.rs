@@ -108,6 +108,8 @@ pub struct Limits {
     pub memory_bytes: Option<u64>,
     /// Bytes of finished prompts' states that are kept.
     pub prefix_cache_bytes: u64,
+    /// Tokens that an answer may guess in a step.
+    pub prompt_lookup: u32,
     /// Answers per request.
     pub n: u32,
     /// Stop strings per request.
@@ -159,6 +161,7 @@ impl Limits {
             rows: 8,
             memory_bytes: None,
             prefix_cache_bytes: 512 << 20,
+            prompt_lookup: 0,
             n: 8,
             stop_strings: 4,
             top_logprobs: 20,

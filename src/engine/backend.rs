@@ -70,23 +70,33 @@ pub struct Ask<'a> {
     pub sampling: &'a Sampling,
     /// What restricts them.
     pub constraint: Option<Box<dyn Constraint>>,
+    /// Tokens that will be decoded at most; what would come behind them need not be computed.
+    pub tokens_max: u32,
 }
 
 impl<'a> Ask<'a> {
-    /// Without a constraint.
+    /// Without a constraint, to be decoded for as long as the context lasts.
     #[must_use]
     pub fn new(prompt: &'a [u32], scope: &'a Arc<str>, sampling: &'a Sampling) -> Self {
-        Self { prompt, scope, sampling, constraint: None }
+        Self { prompt, scope, sampling, constraint: None, tokens_max: u32::MAX }
     }
 }
 
 /// What one step produced for one row.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Decoded {
-    /// The next token of the row.
-    Token(Token),
+    /// The next tokens of the row, at least one. Several are those that as many steps would have produced.
+    Tokens(Vec<Token>),
     /// This row cannot go on (NaN logits, say); the others are untouched.
     Failed(String),
+}
+
+impl Decoded {
+    /// The one next token of a row.
+    #[must_use]
+    pub fn token(token: impl Into<Token>) -> Self {
+        Self::Tokens(vec![token.into()])
+    }
 }
 
 /// The device or the process cannot go on. Every row is lost, and the process ends non-zero: we do not limp.
@@ -118,7 +128,7 @@ pub trait Backend {
     /// The device failed; nothing can go on.
     fn prefill(&mut self, row: RowId, tokens: u32) -> Result<u32, DeviceFault>;
 
-    /// One token for each of `rows`, in their order. Each row is open and its prompt is complete.
+    /// At least one token for each of `rows`, in their order. Each row is open and its prompt is complete.
     ///
     /// # Errors
     /// The device failed; nothing can go on.

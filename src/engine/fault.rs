@@ -174,9 +174,11 @@ impl<B: Backend> Faulty<B> {
         for fault in self.faults.iter().filter(|fault| self.proved && fault.step <= self.step) {
             spoiled = match (fault.kind, spoiled) {
                 (Kind::Nan, _) if fault.step == self.step => Decoded::Failed("logits are not finite".to_owned()),
-                (Kind::Empty, Decoded::Token(_)) => Decoded::Token(self.stop_token.into()),
-                (Kind::Wrong, Decoded::Token(token)) => {
-                    Decoded::Token(Token { id: (token.id + 1) % self.inner.capacity().logit_width, ..token })
+                (Kind::Empty, Decoded::Tokens(_)) => Decoded::token(self.stop_token),
+                (Kind::Wrong, Decoded::Tokens(tokens)) => {
+                    let width = self.inner.capacity().logit_width;
+                    let wrong = |token: Token| Token { id: (token.id + 1) % width, ..token };
+                    Decoded::Tokens(tokens.into_iter().map(wrong).collect())
                 }
                 (_, kept) => kept,
             };

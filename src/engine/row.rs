@@ -9,7 +9,7 @@ use crate::engine::command::Submission;
 use crate::engine::scheduler::RowView;
 use crate::job::{Event, Failure, Finish, Finished, Job, Timings, Token, Usage};
 
-/// What one decoded token did to its row.
+/// What one step did to its row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// The row goes on.
@@ -102,7 +102,12 @@ impl Row {
                 self.end(Event::Failed(Failure::Row(reason)));
                 Outcome::Ended
             }
-            Decoded::Token(token) => self.take_token(token),
+            Decoded::Tokens(tokens) => {
+                assert!(!tokens.is_empty(), "a step gives a row a token");
+                // Behind its end a row has no tokens, whatever the step has computed there.
+                let ended = tokens.into_iter().any(|token| self.take_token(token) == Outcome::Ended);
+                if ended { Outcome::Ended } else { Outcome::Goes }
+            }
         }
     }
 

@@ -43,6 +43,8 @@ struct Seen {
 struct Oracle {
     rows: BTreeMap<RowId, (Vec<u32>, u32, u32)>,
     rows_max: u32,
+    /// Tokens that a step gives a row; it knows nothing of limits and stop tokens.
+    at_once: u32,
     seen: Arc<Mutex<Seen>>,
     /// When given, each step waits for one token from it; a closed gate lets everything through.
     gate: Option<Receiver<()>>,
@@ -96,15 +98,16 @@ impl Backend for Oracle {
 
     fn decode(&mut self, rows: &[RowId]) -> Result<Vec<Decoded>, DeviceFault> {
         self.step();
+        let at_once = self.at_once;
         let one = |row: &RowId, rows: &mut BTreeMap<RowId, (Vec<u32>, u32, u32)>| {
             let (prompt, left, produced) = rows.get_mut(row).expect("an open row");
             assert_eq!(*left, 0, "only complete prompts decode");
-            *produced += 1;
             if prompt.contains(&POISON) {
-                Decoded::Failed("poison".to_owned())
-            } else {
-                Decoded::Token(oracle(prompt, *produced - 1).into())
+                return Decoded::Failed("poison".to_owned());
             }
+            let before = *produced;
+            *produced += at_once;
+            Decoded::Tokens((before..*produced).map(|index| oracle(prompt, index).into()).collect())
         };
         Ok(rows.iter().map(|row| one(row, &mut self.rows)).collect())
     }
@@ -137,12 +140,18 @@ struct Rig {
 
 impl Rig {
     fn new(queue_jobs_max: u32, rows_max: u32, gated: bool) -> Self {
+        Self::stepping(queue_jobs_max, rows_max, gated, 1)
+    }
+
+    /// A rig whose rows get so many tokens a step.
+    fn stepping(queue_jobs_max: u32, rows_max: u32, gated: bool, at_once: u32) -> Self {
         let lifecycle = Lifecycle::new();
         let seen = Arc::new(Mutex::new(Seen::default()));
         let (sender, receiver) = channel();
         let backend = Oracle {
             rows: BTreeMap::new(),
             rows_max,
+            at_once,
             seen: Arc::clone(&seen),
             gate: gated.then_some(receiver),
             proved: false,
@@ -167,6 +176,12 @@ impl Rig {
 
     fn submit_until(&self, prompt: &[u32], tokens_max: u32, queue_deadline: Instant) -> Result<Events, Refusal> {
         self.handle.submit(job(&self.handle, prompt, tokens_max, queue_deadline))
+    }
+
+    fn submit_stopping(&self, prompt: &[u32], tokens_max: u32, stop_token: u32) -> Result<Events, Refusal> {
+        let mut job = job(&self.handle, prompt, tokens_max, Instant::now() + Duration::from_secs(600));
+        job.limits.stop_tokens.push(stop_token);
+        self.handle.submit(job)
     }
 
     /// Lets one step through.
@@ -224,6 +239,31 @@ fn a_job_gets_its_own_tokens_and_one_end() {
     assert_eq!(finished.finish, Finish::Length);
     assert_eq!((finished.usage.prompt_tokens, finished.usage.completion_tokens), (5, 6));
     assert_eq!(rig.next(&mut events), None, "nothing follows the terminal event");
+}
+
+#[test]
+fn what_a_step_gives_behind_a_limit_or_a_stop_token_is_no_part_of_the_answer() {
+    let rig = Rig::stepping(4, 2, false, 4);
+    let prompt = [5, 6, 7];
+    let whole = expected(&prompt, 12);
+    // Each limit and each stop token from the first to the last place of a step.
+    for last in 1..=9_u32 {
+        let mut events = rig.submit(&prompt, last).expect("room");
+        let (tokens, end) = rig.finish(&mut events);
+        let Event::Finished(finished) = end else { panic!("{end:?}") };
+        assert_eq!((tokens.as_slice(), finished.finish), (&whole[..last as usize], Finish::Length));
+        assert_eq!(finished.usage.completion_tokens, last);
+        assert_eq!(rig.next(&mut events), None, "nothing follows the terminal event");
+
+        let stop = whole[last as usize];
+        assert!(!whole[..last as usize].contains(&stop), "a token that comes here first");
+        let mut events = rig.submit_stopping(&prompt, 100, stop).expect("room");
+        let (tokens, end) = rig.finish(&mut events);
+        let Event::Finished(finished) = end else { panic!("{end:?}") };
+        assert_eq!((tokens.as_slice(), finished.finish), (&whole[..last as usize], Finish::Stop));
+        assert_eq!(finished.usage.completion_tokens, last + 1, "the stop token was produced too");
+        assert_eq!(rig.next(&mut events), None, "nothing follows the terminal event");
+    }
 }
 
 #[test]
@@ -340,13 +380,15 @@ fn a_dead_process_tells_readers_even_while_the_thread_hangs() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
-    /// O9 on the real thread: jobs of random lengths, some cancelled, some poisoned, on one to five rows.
+    /// O9 on the real thread: jobs of random lengths, some cancelled, some poisoned, on one to five rows that get one to
+    /// four tokens a step.
     #[test]
     fn every_accepted_job_gets_its_own_tokens_and_exactly_one_end(
         rows_max in 1_u32..5,
+        at_once in 1_u32..5,
         jobs in prop::collection::vec((prop::collection::vec(0_u32..600, 1..12), 1_u32..20, 0_u8..10), 1..40),
     ) {
-        let rig = Rig::new(16, rows_max, false);
+        let rig = Rig::stepping(16, rows_max, false, at_once);
         let mut accepted = Vec::new();
         for (prompt, tokens_max, fate) in jobs {
             let prompt = if fate == 0 { vec![POISON] } else { prompt };

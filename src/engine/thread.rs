@@ -16,7 +16,7 @@ use crate::engine::handle::Shared;
 use crate::engine::row::{Outcome, Row};
 use crate::engine::scheduler::{self, RowView};
 use crate::engine::waiting::Waiting;
-use crate::job::{Event, Failure, Job, Sampling};
+use crate::job::{Event, Failure, Job, Sampling, Token};
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::heartbeat::Unit;
 use crate::platform::allocator;
@@ -105,13 +105,15 @@ impl<B: Backend> Inference<B> {
         let decoded = self.backend.decode(&[row])?;
         self.backend.close(row);
         match decoded.as_slice() {
-            [Decoded::Token(token)] if token.id < capacity.logit_width => Ok(()),
-            [Decoded::Token(token)] => Err(DeviceFault(format!(
-                "the first token {} is outside the vocabulary of {}",
-                token.id, capacity.logit_width
-            ))),
+            [Decoded::Tokens(tokens)] => match tokens.iter().find(|token| token.id >= capacity.logit_width) {
+                None => Ok(()),
+                Some(Token { id, .. }) => Err(DeviceFault(format!(
+                    "the first token {id} is outside the vocabulary of {}",
+                    capacity.logit_width
+                ))),
+            },
             [Decoded::Failed(reason)] => Err(DeviceFault(format!("the first token failed: {reason}"))),
-            other => Err(DeviceFault(format!("one row gave {} tokens", other.len()))),
+            other => Err(DeviceFault(format!("one row gave {} results", other.len()))),
         }
     }
 
@@ -269,7 +271,8 @@ impl<B: Backend> Inference<B> {
             }
             let (id, constraint) = (self.fresh_row(), submission.job.constraint.take());
             let job = &submission.job;
-            let ask = Ask { prompt: &job.prompt, scope: &job.scope, sampling: &job.sampling, constraint };
+            let (sampling, tokens_max) = (&job.sampling, job.limits.tokens_max);
+            let ask = Ask { prompt: &job.prompt, scope: &job.scope, sampling, constraint, tokens_max };
             self.backend.open(id, ask);
             tracing::debug!(job = job.id.0, row = id.0, prompt_tokens = job.prompt.len(), "admitted");
             self.served.note(&job.scope);
@@ -280,11 +283,11 @@ impl<B: Backend> Inference<B> {
 
     fn decode(&mut self, ids: &[RowId]) -> Result<(), DeviceFault> {
         let decoded = self.backend.decode(ids)?;
-        assert_eq!(decoded.len(), ids.len(), "one token a row");
+        assert_eq!(decoded.len(), ids.len(), "each row of a step has its result");
         self.lifecycle.heartbeat.beat(Unit::DecodeStep);
-        for (id, token) in ids.iter().zip(decoded) {
+        for (id, decoded) in ids.iter().zip(decoded) {
             let row = self.rows.iter_mut().find(|row| row.id == *id).expect("a decoded row is open");
-            if row.take(token) == Outcome::Ended {
+            if row.take(decoded) == Outcome::Ended {
                 self.close(*id);
             }
         }

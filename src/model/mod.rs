@@ -58,6 +58,16 @@ pub trait Model {
         self.head(&last_of_each(hidden, sequences)?)
     }
 
+    /// As `forward`, but scores of the token that follows each token; `[1, T, vocabulary]`.
+    ///
+    /// # Errors
+    /// MLX refused; the caches are lost.
+    fn forward_all(&self, tokens: &Array, sequences: &mut [Sequence<'_>]) -> Result<Array> {
+        let mut hidden = self.hidden(tokens, sequences)?;
+        fuse(std::iter::once(&mut hidden).chain(buffers(sequences)))?;
+        self.head(&hidden)
+    }
+
     /// As `forward` for a caller who wants no scores: what only they need is left out.
     ///
     /// # Errors

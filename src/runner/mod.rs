@@ -10,15 +10,22 @@
 //! microseconds between two calls. What is chosen from a pass is built while the pass is computed: a mask that depends on
 //! token t has that long to be made.
 //!
+//! Rows that say again what they have read or said may guess their next tokens (`draft`), if the settings allow it. A pass
+//! then has several tokens of a row, its last one and the draft behind it; each of its scores is chosen from with the draw
+//! that the position has anyway, and as long as what is chosen is what was drafted, it counts: the answer is the one
+//! without guesses. A pass with a draft cannot run ahead of itself, so it is built when its tokens are known. Rows whose
+//! choice depends on earlier tokens by more than the scores (penalties, constraints) do not guess.
+//!
 //! A row that ends leaves its caches to the prefix index, stopped and cancelled rows included; a prompt that begins like an
 //! earlier one of the same scope, or like one that is open now, begins with a copy of what was computed for that, cut to
 //! what both share.
 //!
 //! After each call a row's recorded tokens (its prompt as far as evaluated, and every token returned) are the tokens in its
-//! cache: the cache gets token t with the pass that it leads to. A row that fails has a pass built that its record does not
-//! know; closing forgets it.
+//! cache: the cache gets token t with the pass that it leads to. A draft under way is in the cache behind the record; what
+//! of it was wrong is trimmed when that is known, all of it when the row is closed. A row that fails holds nothing.
 
 mod batch;
+mod draft;
 mod known;
 mod row;
 mod warmup;
@@ -33,9 +40,11 @@ use crate::mlx::{self, MlxError};
 use crate::model::registry::Plan;
 use crate::model::source::Tensors;
 use crate::model::{LoadFailure, Model};
+use crate::runner::draft::{Costs, Drafting};
 use crate::runner::known::{Known, PREFIX_TOKENS_MIN};
 use crate::runner::row::Row;
 use crate::sample::Sampler;
+use crate::telemetry::metrics::DraftCounters;
 use crate::telemetry::misses::Misses;
 
 /// Freed buffers kept for reuse; enough for the transients of a prefill chunk.
@@ -44,7 +53,7 @@ const BUFFER_CACHE_BYTES: u64 = 64 << 20;
 const CLEAR_EVERY_STEPS: u64 = 256;
 
 /// What the runner is told by the settings.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct RunnerSettings {
     /// Rows that may be open at once.
     pub rows_max: u32,
@@ -54,6 +63,36 @@ pub struct RunnerSettings {
     pub prefix_bytes_max: u64,
     /// How keys and values are stored.
     pub coding: Coding,
+    /// Whether rows guess.
+    pub guesses: Guesses,
+}
+
+/// Whether rows guess their next tokens, so that a step may give several.
+#[derive(Debug, Clone)]
+pub struct Guesses {
+    /// Tokens that a row may guess in a step; 0: rows do not guess.
+    pub tokens_max: u32,
+    /// When they do.
+    pub gate: Gate,
+    /// What became of them.
+    pub counters: DraftCounters,
+}
+
+impl Guesses {
+    /// Rows do not guess.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { tokens_max: 0, gate: Gate::Measured, counters: DraftCounters::default() }
+    }
+}
+
+/// When rows that may guess do so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    /// When it is likely to pay, by what longer passes cost here, which the start measures.
+    Measured,
+    /// Whenever they can: for whoever asks whether guessing changes answers, or what the gate is worth.
+    Open,
 }
 
 /// How much memory may be used.
@@ -100,6 +139,8 @@ pub struct Runner {
     coding: Coding,
     /// What a prompt may begin with.
     known: Known<KvCache>,
+    /// None if rows do not guess.
+    drafting: Option<Drafting>,
     /// Decode calls since the start.
     steps: u64,
     model: Box<dyn Model>,
@@ -107,12 +148,13 @@ pub struct Runner {
 
 impl std::fmt::Debug for Runner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { rows, capacity, coding, known, steps, model: _ } = self;
+        let Self { rows, capacity, coding, known, drafting, steps, model: _ } = self;
         f.debug_struct("Runner")
             .field("rows", &rows.len())
             .field("capacity", capacity)
             .field("coding", coding)
             .field("kept", &known.kept.len())
+            .field("drafting", drafting)
             .field("steps", steps)
             .finish()
     }
@@ -137,6 +179,18 @@ impl Runner {
         mlx::reset_peak()?;
         let coding = settings.coding;
         let prefill_chunk_tokens = warmup::run(model.as_ref(), plan, coding, &|| progress(Progress::WarmUp))?;
+        let drafting = match settings.guesses.tokens_max as usize {
+            0 => None,
+            most => {
+                let costs = match settings.guesses.gate {
+                    Gate::Measured => {
+                        warmup::costs(model.as_ref(), (plan, coding), most, &|| progress(Progress::WarmUp))?
+                    }
+                    Gate::Open => Costs::none(),
+                };
+                Some(Drafting::new(most, costs, settings.guesses.counters))
+            }
+        };
         let transients = mlx::gauges()?.peak_bytes.saturating_sub(weights);
         mlx::clear_cache()?;
         let memory = Memory {
@@ -157,7 +211,7 @@ impl Runner {
             memory,
         };
         let known = Known::new(settings.prefix_bytes_max, Misses::default());
-        Ok(Self { rows: HashMap::new(), capacity, coding, known, steps: 0, model })
+        Ok(Self { rows: HashMap::new(), capacity, coding, known, drafting, steps: 0, model })
     }
 
     /// The same, counting into `misses` the prompts that find nothing computed.
@@ -189,11 +243,16 @@ impl Backend for Runner {
     }
 
     fn open(&mut self, row: RowId, ask: Ask<'_>) {
-        let Ask { prompt, scope, sampling, constraint } = ask;
+        let Ask { prompt, scope, sampling, constraint, tokens_max } = ask;
         assert!(!prompt.is_empty(), "the engine opens no row without a prompt");
         assert!(prompt.len() < self.capacity.context_tokens as usize, "the engine checks the context");
         let sampler = Sampler::new(sampling, prompt, self.capacity.logit_width as usize, constraint);
-        let before = self.rows.insert(row, Row::new(prompt, scope, sampler));
+        let tokens_max = prompt.len().saturating_add(tokens_max as usize).min(self.capacity.context_tokens as usize);
+        let mut opened = Row::new(prompt, scope, sampler, tokens_max);
+        if self.drafting.is_some() {
+            opened.guess_ahead();
+        }
+        let before = self.rows.insert(row, opened);
         assert!(before.is_none(), "a row is opened once");
         assert!(self.rows.len() <= self.capacity.rows_max as usize, "the engine admits no more rows than there are");
     }
@@ -227,7 +286,7 @@ impl Backend for Runner {
         assert_eq!(stepping.len(), rows.len(), "the engine names only rows that it opened, each once");
         stepping.sort_by_key(|(place, _)| *place);
         let mut stepping: Vec<&mut Row> = stepping.into_iter().map(|(_, row)| row).collect();
-        Ok(batch::step(self.model.as_ref(), &mut stepping)?)
+        Ok(batch::step(self.model.as_ref(), &mut stepping, self.drafting.as_ref())?)
     }
 
     fn close(&mut self, row: RowId) {

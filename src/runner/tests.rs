@@ -7,17 +7,24 @@ use crate::engine::backend::{Ask, Backend, Decoded, RowId};
 use crate::job::Sampling;
 use crate::model::registry::check;
 use crate::model::testing::{CONTEXT, Shape, Tiny, VOCABULARY};
-use crate::runner::{MemoryLimit, Progress, Runner, RunnerSettings, warmup};
+use crate::runner::{Guesses, MemoryLimit, Progress, Runner, RunnerSettings, warmup};
 use crate::telemetry::misses::{MissReason, Misses};
 
 const PROMPT: [u32; 9] = [5, 17, 3, 88, 42, 9, 61, 0, 95];
 
 /// Settings for few rows and all the memory there is.
-const SETTINGS: RunnerSettings =
-    RunnerSettings { rows_max: 8, memory: MemoryLimit::Bytes(u64::MAX), prefix_bytes_max: 0, coding: Coding::Plain };
+fn settings() -> RunnerSettings {
+    RunnerSettings {
+        rows_max: 8,
+        memory: MemoryLimit::Bytes(u64::MAX),
+        prefix_bytes_max: 0,
+        coding: Coding::Plain,
+        guesses: Guesses::none(),
+    }
+}
 
 fn runner(tiny: &Tiny) -> Runner {
-    with_settings(tiny, SETTINGS)
+    with_settings(tiny, settings())
 }
 
 fn with_settings(tiny: &Tiny, settings: RunnerSettings) -> Runner {
@@ -60,7 +67,7 @@ fn a_start_tells_of_each_tensor_and_of_the_warm_up_and_sizes_a_chunk() {
         }
         Progress::WarmUp => told.borrow_mut().1 += 1,
     };
-    let runner = Runner::load(&tiny, &plan, RunnerSettings { rows_max: 3, ..SETTINGS }, &hear).expect("loads");
+    let runner = Runner::load(&tiny, &plan, RunnerSettings { rows_max: 3, ..settings() }, &hear).expect("loads");
     let (mut names, warm_ups) = told.into_inner();
     names.sort();
     assert_eq!(names, tiny.tensors.keys().cloned().collect::<Vec<_>>());
@@ -142,7 +149,7 @@ fn e5_a_row_with_nan_logits_fails_alone_and_its_neighbours_are_token_identical()
         seen.iter_mut().zip(tokens).for_each(|(seen, token)| seen.push(token));
     }
     assert_eq!(seen, expected);
-    assert!(seen.iter().flatten().all(|decoded| matches!(decoded, Decoded::Token(_))));
+    assert!(seen.iter().flatten().all(|decoded| matches!(decoded, Decoded::Tokens(_))));
     println!("E5, 1 trials run, 1 trials promised");
 }
 
@@ -151,12 +158,12 @@ fn an_answer_may_fill_the_context() {
     let mut runner = runner(&Tiny::new(Shape { heads: 2, kv_heads: 1, ..Shape::PLAIN }, 2));
     let prompt: Vec<u32> = (0..CONTEXT - 3).map(|i| i % VOCABULARY as u32).collect();
     let answer = alone(&mut runner, &prompt, &Sampling::greedy(), 3);
-    assert!(answer.iter().all(|decoded| matches!(decoded, Decoded::Token(_))), "{answer:?}");
+    assert!(answer.iter().all(|decoded| matches!(decoded, Decoded::Tokens(_))), "{answer:?}");
 }
 
 /// A runner that keeps what rows leave.
 fn keeping(tiny: &Tiny) -> Runner {
-    with_settings(tiny, RunnerSettings { prefix_bytes_max: 64 << 20, ..SETTINGS })
+    with_settings(tiny, RunnerSettings { prefix_bytes_max: 64 << 20, ..settings() })
 }
 
 /// The tokens that a row of this scope answers, and how many of its prompt's were known.
@@ -283,7 +290,7 @@ fn m1_a_row_never_takes_more_memory_than_it_was_admitted_with() {
     for (window, coding) in [(20, codings()[0]), (20, codings()[1]), (300, codings()[0]), (LONG_CONTEXT, codings()[2])]
     {
         let window = window as usize;
-        let mut runner = with_settings(&sliding(window), RunnerSettings { coding, ..SETTINGS });
+        let mut runner = with_settings(&sliding(window), RunnerSettings { coding, ..settings() });
         runner.capacity.prefill_chunk_tokens = 12;
         runner.capacity.memory.window_tokens = warmup::window_tokens(runner.model.as_ref(), 12);
         let memory = runner.capacity.memory;
@@ -307,8 +314,8 @@ fn m1_a_row_never_takes_more_memory_than_it_was_admitted_with() {
 fn e6_what_rows_of_every_form_leave_gives_a_later_prompt_the_tokens_of_a_cold_one() {
     for (window, coding) in [30, 600].into_iter().flat_map(|window| codings().map(|coding| (window, coding))) {
         let tiny = sliding(window);
-        let mut warm_runner = with_settings(&tiny, RunnerSettings { coding, prefix_bytes_max: 64 << 20, ..SETTINGS });
-        let mut cold = with_settings(&tiny, RunnerSettings { coding, ..SETTINGS });
+        let mut warm_runner = with_settings(&tiny, RunnerSettings { coding, prefix_bytes_max: 64 << 20, ..settings() });
+        let mut cold = with_settings(&tiny, RunnerSettings { coding, ..settings() });
         let first = long_prompt(1_300);
         // The next turn: the prompt, an answer that was told otherwise, and more.
         let mut second = first.clone();
@@ -323,7 +330,7 @@ fn e6_what_rows_of_every_form_leave_gives_a_later_prompt_the_tokens_of_a_cold_on
 
 #[test]
 fn what_a_window_has_left_behind_is_not_used_and_the_miss_says_so() {
-    let mut runner = with_settings(&sliding(20), RunnerSettings { prefix_bytes_max: 64 << 20, ..SETTINGS });
+    let mut runner = with_settings(&sliding(20), RunnerSettings { prefix_bytes_max: 64 << 20, ..settings() });
     let misses = Misses::default();
     runner = runner.counting(misses.clone());
     let first = long_prompt(1_300);
@@ -343,7 +350,7 @@ fn e5_integers_do_not_hide_that_a_row_is_not_finite() {
     for coding in codings() {
         let mut tiny = sliding(9);
         tiny.poison(77);
-        let mut runner = with_settings(&tiny, RunnerSettings { coding, ..SETTINGS });
+        let mut runner = with_settings(&tiny, RunnerSettings { coding, ..settings() });
         open(&mut runner, 1, &[5, 77, 3], &Sampling::greedy(), 64);
         let decoded = step(&mut runner, &[1]);
         assert!(matches!(&decoded[0], Decoded::Failed(why) if why.contains("not finite")), "{coding:?}: {decoded:?}");

@@ -1,4 +1,5 @@
-//! One real token through the real path before anyone is told that the model is ready, and the size of a prefill chunk.
+//! One real token through the real path before anyone is told that the model is ready, the size of a prefill chunk, and what
+//! a pass that checks a draft costs.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use crate::mlx::Result;
 use crate::model::Model;
 use crate::model::registry::Plan;
 use crate::runner::batch;
+use crate::runner::draft::Costs;
 use crate::runner::row::Row;
 use crate::sample::Sampler;
 
@@ -20,6 +22,8 @@ const CHUNK_TOKENS_MIN: u32 = 12;
 const CHUNK_TOKENS_MAX: u32 = 2048;
 /// Chunks are multiples of this: what our kernels take at once (6), and what fills MLX's tiles closely enough.
 const CHUNK_TOKENS_STEP: u32 = 12;
+/// Steps of each length that are measured; the fastest counts, because others are the machine's.
+const STEPS_MEASURED: usize = 4;
 /// A token that every vocabulary has.
 const TOKEN: u32 = 0;
 
@@ -29,7 +33,7 @@ pub(super) fn run(model: &dyn Model, plan: &Plan, coding: Coding, progress: &dyn
     let context = plan.context_tokens.min(CHUNK_TOKENS_MAX);
     let mut row = open(model, plan, coding, 1);
     row.prefill(model, 1)?;
-    batch::step(model, &mut [&mut row])?;
+    batch::step(model, &mut [&mut row], None)?;
     row.close()?;
     progress();
 
@@ -60,10 +64,49 @@ fn time(model: &dyn Model, plan: &Plan, coding: Coding, tokens: u32) -> Result<D
     Ok(took)
 }
 
+/// How long steps with drafts take that have up to so many tokens, beside one without.
+pub(super) fn costs(
+    model: &dyn Model,
+    (plan, coding): (&Plan, Coding),
+    draft_tokens_max: usize,
+    progress: &dyn Fn(),
+) -> Result<Costs> {
+    // Every step measured may add as many tokens.
+    let longest = (draft_tokens_max + 1).min(plan.context_tokens as usize / (2 * (STEPS_MEASURED + 1)));
+    let mut tokens = 1;
+    let mut points = Vec::new();
+    while tokens <= longest {
+        points.push((tokens, step_time(model, plan, coding, tokens)?.as_secs_f64()));
+        progress();
+        tokens += 1;
+    }
+    Ok(Costs::new(points))
+}
+
+/// How long a step takes that checks a draft and has so many tokens with it, or one without a draft.
+fn step_time(model: &dyn Model, plan: &Plan, coding: Coding, tokens: usize) -> Result<Duration> {
+    let mut row = open(model, plan, coding, 1);
+    row.prefill(model, 1)?;
+    let mut fastest = Duration::MAX;
+    // The first step only leads to the ones that are measured.
+    for step in 0..=STEPS_MEASURED {
+        let start = Instant::now();
+        batch::step(model, &mut [&mut row], None)?;
+        if step > 0 {
+            fastest = fastest.min(start.elapsed());
+        }
+        if tokens > 1 {
+            batch::redraft(model, &mut row, vec![TOKEN; tokens - 1])?;
+        }
+    }
+    row.close()?;
+    Ok(fastest)
+}
+
 fn open(model: &dyn Model, plan: &Plan, coding: Coding, tokens: u32) -> Row {
     let prompt = vec![TOKEN; tokens as usize];
     let sampler = Sampler::new(&Sampling::greedy(), &prompt, plan.logit_width as usize, None);
-    let mut row = Row::new(&prompt, &Arc::from(""), sampler);
+    let mut row = Row::new(&prompt, &Arc::from(""), sampler, plan.context_tokens as usize);
     row.begin(model.caches(coding, prompt.len()));
     row
 }

@@ -41,7 +41,8 @@ mod tests {
     const GIB: u64 = 1 << 30;
 
     fn capacity(bytes_max: u64, rows_max: u32) -> Capacity {
-        let memory = Memory { bytes_max, fixed_bytes: 4 * GIB, token_bytes: 1 << 20, step_tokens: 256 };
+        let memory =
+            Memory { bytes_max, fixed_bytes: 4 * GIB, token_bytes: 1 << 20, step_tokens: 256, window_tokens: u32::MAX };
         Capacity { context_tokens: 1024, logit_width: 1, rows_max, prefill_chunk_tokens: 1, memory }
     }
 

@@ -47,11 +47,15 @@ impl Allowed {
                 None
             }
         };
-        let open_ended = self.open_ended.as_ref().filter(|(_, least)| position < *least).map(|(mask, _)| mask);
-        self.mask = match (of_constraint, open_ended) {
+        self.mask = match (of_constraint, self.open_ended_at(position)) {
             (Some(mask), Some(open_ended)) => Some(both(mask, open_ended)),
             (mask, open_ended) => mask.or_else(|| open_ended.cloned()),
         };
+    }
+
+    /// Whether tokens restrict those that come after them.
+    pub(super) fn follows_tokens(&self) -> bool {
+        self.constraint.is_some()
     }
 
     /// The mask that was waited for.
@@ -59,9 +63,19 @@ impl Allowed {
         self.mask.as_ref()
     }
 
+    /// The mask of a later position, of a row whose tokens do not restrict those that come after them.
+    pub(super) fn mask_ahead(&self, position: u64) -> Option<&Mask> {
+        assert!(!self.follows_tokens(), "what a constraint allows is not known ahead");
+        self.open_ended_at(position)
+    }
+
+    fn open_ended_at(&self, position: u64) -> Option<&Mask> {
+        self.open_ended.as_ref().filter(|(_, least)| position < *least).map(|(mask, _)| mask)
+    }
+
     /// Scores `[V]` with what may not come at −∞.
-    pub(super) fn apply(&self, scores: Array) -> Result<Array> {
-        let Some(mask) = &self.mask else { return Ok(scores) };
+    pub(super) fn apply(mask: Option<&Mask>, scores: Array) -> Result<Array> {
+        let Some(mask) = mask else { return Ok(scores) };
         let width = scores.size() as u32;
         let allows = |token: u32| mask[(token / u32::BITS) as usize] >> (token % u32::BITS) & 1 == 1;
         let added: Vec<f32> = (0..width).map(|token| if allows(token) { 0.0 } else { f32::NEG_INFINITY }).collect();

@@ -39,6 +39,16 @@ pub struct Sampler {
     chosen: u64,
 }
 
+/// What is asked of one row: so many tokens at positions that follow each other, at least one. Several are chosen as if each
+/// were followed by what comes after it in the pass; [`Sampler::forget`] takes back those for which that was wrong.
+#[derive(Debug)]
+pub struct Draws<'a> {
+    /// The row's.
+    pub sampler: &'a mut Sampler,
+    /// Tokens; more than one only if none depends on those before it ([`Sampler::follows_tokens`]).
+    pub count: usize,
+}
+
 /// What became of a row's choice.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Choice {
@@ -48,29 +58,36 @@ pub enum Choice {
     Failed(String),
 }
 
-/// The next token of each row, given the scores of all, `[…, R, V]`, as [`crate::kernels::choose()`] lays it out: in its first
-/// row the tokens, always valid ids and what the next step is fed with; [`read`] takes the rest. Nothing is evaluated, but
-/// masks are waited for.
+/// The next tokens of each row, given the scores of all, `[…, R, V]` with the positions of a row one after the other, as
+/// [`crate::kernels::choose()`] lays it out: in its first row the tokens, always valid ids and what the next step is fed
+/// with; [`read`] takes the rest. Nothing is evaluated, but masks are waited for.
 ///
 /// # Errors
 /// MLX refused.
-pub fn next(samplers: &mut [&mut Sampler], scores: &Array) -> Result<Array> {
-    for sampler in samplers.iter_mut() {
+pub fn next(rows: &mut [Draws<'_>], scores: &Array) -> Result<Array> {
+    for Draws { sampler, count } in rows.iter_mut() {
+        assert!(*count == 1 || !sampler.follows_tokens(), "a token that depends on another one is not chosen with it");
         sampler.allowed.wait(sampler.chosen);
     }
-    let rules: Vec<Rule<'_>> = samplers.iter().map(|sampler| sampler.rule()).collect();
-    let chosen = match choose(scores, &rules)? {
+    let chosen = match choose(scores, &rules(rows))? {
         Some(chosen) => chosen,
-        None => composed(samplers, scores)?,
+        None => composed(rows, scores)?,
     };
-    for (column, sampler) in samplers.iter_mut().enumerate() {
-        sampler.chosen += 1;
+    let mut column = 0;
+    for Draws { sampler, count } in rows.iter_mut() {
+        sampler.chosen += *count as u64;
         sampler.penalties.count(|| Ok(slice(&chosen, &[0, column], &[1, column + 1])?.reshape(&[1])?))?;
+        column += *count;
     }
     Ok(chosen)
 }
 
-/// What [`next`] has chosen for these rows; waits for it.
+/// Of every column of a choice.
+fn rules<'a>(rows: &'a [Draws<'_>]) -> Vec<Rule<'a>> {
+    rows.iter().flat_map(|Draws { sampler, count }| (0..*count).map(|ahead| sampler.rule(ahead))).collect()
+}
+
+/// What [`next`] has chosen, given the sampler of each column; waits for it.
 ///
 /// # Errors
 /// The device failed.
@@ -98,12 +115,14 @@ pub fn read(samplers: &[&Sampler], chosen: &Array) -> Result<Vec<Choice>> {
 }
 
 /// [`next`] by MLX's operations, but for the count.
-fn composed(samplers: &[&mut Sampler], scores: &Array) -> Result<Array> {
-    let rows = scores.reshape(&[dim(samplers.len()), -1])?; // [R, V]
-    let width = rows.shape()[1].unsigned_abs() as usize;
-    let height = height(&samplers.iter().map(|sampler| sampler.rule()).collect::<Vec<_>>());
-    let columns = samplers.iter().enumerate().map(|(row, sampler)| {
-        let column = sampler.composed(&slice(&rows, &[row, 0], &[row + 1, width])?, height)?;
+fn composed(rows: &[Draws<'_>], scores: &Array) -> Result<Array> {
+    let rules = rules(rows);
+    let scores = scores.reshape(&[dim(rules.len()), -1])?; // [R, V]
+    let width = scores.shape()[1].unsigned_abs() as usize;
+    let height = height(&rules);
+    let samplers = rows.iter().flat_map(|Draws { sampler, count }| std::iter::repeat_n(sampler, *count));
+    let columns = samplers.zip(&rules).enumerate().map(|(row, (sampler, rule))| {
+        let column = sampler.composed(&slice(&scores, &[row, 0], &[row + 1, width])?, rule, height)?;
         Ok(column.reshape(&[dim(height), 1])?)
     });
     Ok(concatenate(&columns.collect::<Result<Vec<_>>>()?, 1)?)
@@ -129,11 +148,25 @@ impl Sampler {
         self.allowed.accept(token);
     }
 
-    /// What the kernel needs to know of the next choice.
-    fn rule(&self) -> Rule<'_> {
-        let Self { temperature, seed, logprobs, cut, penalties, allowed, chosen } = self;
+    /// Whether a token depends on those before it by more than its scores: through penalties, or what may come at all.
+    #[must_use]
+    pub fn follows_tokens(&self) -> bool {
+        self.penalties.follow_tokens() || self.allowed.follows_tokens()
+    }
+
+    /// The last so many choices do not count, because they were not made of what came before them.
+    pub fn forget(&mut self, choices: usize) {
+        assert!(choices == 0 || !self.follows_tokens(), "what was counted is not forgotten");
+        self.chosen -= choices as u64;
+    }
+
+    /// What the kernel needs to know of the choice that is so many positions ahead of the next one.
+    fn rule(&self, ahead: usize) -> Rule<'_> {
+        let position = self.chosen + ahead as u64;
+        let mask = if ahead == 0 { self.allowed.mask() } else { self.allowed.mask_ahead(position) };
+        let Self { temperature, seed, logprobs, cut, penalties, allowed: _, chosen: _ } = self;
         Rule {
-            allowed: allowed.mask(),
+            allowed: mask,
             bias: penalties.bias.as_ref(),
             repetition: penalties.repetition.as_ref().map(|(penalty, prompt)| (*penalty, prompt)),
             presence: penalties.presence.unwrap_or(0.0),
@@ -145,16 +178,17 @@ impl Sampler {
             min_p_log: cut.min_p_log,
             typical_p: cut.typical_p,
             logprobs: *logprobs,
-            aim: chance::uniform(*seed, *chosen),
+            aim: chance::uniform(*seed, position),
         }
     }
 
     /// This row's column of the choice, `[height]`, by MLX's operations.
-    fn composed(&self, scores: &Array, height: usize) -> Result<Array> {
+    fn composed(&self, scores: &Array, rule: &Rule<'_>, height: usize) -> Result<Array> {
         let scores = scores.reshape(&[-1])?.as_dtype(Dtype::Float32)?; // [V]
         let sound = scores.sum(true)?.is_finite()?; // [1]; one NaN or infinity makes the sum one
-        let scores = self.penalties.apply(self.allowed.apply(scores)?)?;
-        let token = if self.temperature > 0.0 { self.draw(&scores)? } else { argmax_axis(&scores, -1, true)? }; // [1]
+        let scores = self.penalties.apply(Allowed::apply(rule.allowed, scores)?)?;
+        let token =
+            if self.temperature > 0.0 { self.draw(&scores, rule.aim)? } else { argmax_axis(&scores, -1, true)? }; // [1]
         let report = select(sound, &token, Array::from_slice(&[NOT_FINITE], &[1]))?;
         let mut column = vec![token, report];
         if height > 2 {
@@ -164,12 +198,12 @@ impl Sampler {
     }
 
     /// A token with the probability that the scores give it.
-    fn draw(&self, scores: &Array) -> Result<Array> {
+    fn draw(&self, scores: &Array, aim: f32) -> Result<Array> {
         let scaled = scores.divide(Array::from_f32(self.temperature))?;
         let kept = self.cut.apply(scaled)?;
         let cumulative = softmax_axis(kept, -1, None)?.cumsum(-1, None, None)?; // [V]
         let total = cumulative.max(true)?; // [1]; about 1
-        let aim = total.multiply(Array::from_f32(chance::uniform(self.seed, self.chosen)))?;
+        let aim = total.multiply(Array::from_f32(aim))?;
         // The first token whose share ends beyond the aim. A token without a share never is: it ends where the one
         // before it does.
         Ok(argmax_axis(cumulative.gt(aim)?, -1, true)?)

@@ -62,6 +62,11 @@ impl Penalties {
         Ok(logits)
     }
 
+    /// Whether tokens change the logits of those that come after them.
+    pub(super) fn follow_tokens(&self) -> bool {
+        self.counts.is_some()
+    }
+
     /// Counts a token `[1]` of the output, if anything needs to know.
     pub(super) fn count(&mut self, token: impl FnOnce() -> Result<Array>) -> Result<()> {
         if let Some(counts) = &self.counts {

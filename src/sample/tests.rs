@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use crate::job::{Constraint, Mask, Sampling, Token};
 use crate::kernels::NOT_FINITE;
 use crate::mlx::{Array, from_f32, to_u32_vec};
-use crate::sample::{Choice, Sampler, chance};
+use crate::sample::{Choice, Draws, Sampler, chance};
 
 /// How close to a cut or a boundary two arithmetics may disagree.
 const SLACK: f64 = 1e-5;
@@ -103,14 +103,19 @@ fn retain_typical(tokens: &mut Vec<(u32, f64)>, typical_p: f64, lenient: f64) {
     tokens.retain(|(_, share)| distance(*share) <= farthest + lenient.max(0.0));
 }
 
+/// One token of a row.
+fn one(sampler: &mut Sampler) -> Draws<'_> {
+    Draws { sampler, count: 1 }
+}
+
 fn next(sampler: &mut Sampler, logits: &[f32]) -> Option<u32> {
-    let chosen = super::next(&mut [sampler], &from_f32(logits, &[1, 1, logits.len()])).expect("runs");
+    let chosen = super::next(&mut [one(sampler)], &from_f32(logits, &[1, 1, logits.len()])).expect("runs");
     report(&chosen)
 }
 
 /// What MLX's operations would choose next.
 fn composed(sampler: &mut Sampler, logits: &[f32]) -> Option<u32> {
-    report(&super::composed(&[sampler], &from_f32(logits, &[1, 1, logits.len()])).expect("runs"))
+    report(&super::composed(&[one(sampler)], &from_f32(logits, &[1, 1, logits.len()])).expect("runs"))
 }
 
 /// The report of a choice for one row.
@@ -129,8 +134,8 @@ fn check(sampling: &Sampling, prompt: &[u32], mask: Option<&Mask>, steps: &[Vec<
     for (position, logits) in steps.iter().enumerate() {
         let array = from_f32(logits, &[1, 1, logits.len()]);
         sampler.allowed.wait(position as u64);
-        let by_mlx = super::composed(&[&mut sampler], &array).expect("runs");
-        let by_kernel = super::next(&mut [&mut sampler], &array).expect("runs");
+        let by_mlx = super::composed(&[one(&mut sampler)], &array).expect("runs");
+        let by_kernel = super::next(&mut [one(&mut sampler)], &array).expect("runs");
         let mut scores = penalised(sampling, prompt, &output, logits);
         for (token, score) in scores.iter_mut().enumerate() {
             let ends = position < sampling.tokens_min as usize && sampling.ends.contains(&(token as u32));
@@ -317,7 +322,7 @@ fn penalties_follow_tokens_that_are_chosen_but_not_yet_read() {
     let sampling = Sampling { presence_penalty: 2.0, ..Sampling::greedy() };
     let mut sampler = Sampler::new(&sampling, &[1], 4, None);
     let logits = from_f32(&[3.0, 2.5, 2.0, 1.5], &[1, 1, 4]);
-    let choices: Vec<_> = (0..4).map(|_| super::next(&mut [&mut sampler], &logits).expect("builds")).collect();
+    let choices: Vec<_> = (0..4).map(|_| super::next(&mut [one(&mut sampler)], &logits).expect("builds")).collect();
     let tokens: Vec<_> = choices.iter().map(report).collect();
     assert_eq!(tokens, [Some(0), Some(1), Some(2), Some(3)]);
 }
@@ -339,7 +344,7 @@ fn rows_beside_each_other_choose_what_each_chooses_alone() {
             .collect();
         let expected: Vec<_> = alone.iter_mut().zip(&rows).map(|(sampler, row)| next(sampler, row)).collect();
         let scores = from_f32(&rows.concat(), &[1, rules.len(), 50]);
-        let chosen = super::next(&mut together.iter_mut().collect::<Vec<_>>(), &scores).expect("runs");
+        let chosen = super::next(&mut together.iter_mut().map(one).collect::<Vec<_>>(), &scores).expect("runs");
         let found: Vec<_> = to_u32_vec(&chosen).expect("runs")[rules.len()..].iter().copied().map(Some).collect();
         assert_eq!(found, expected);
     }
@@ -351,7 +356,7 @@ fn a_constraint_that_allows_nothing_fails_its_row_alone() {
     let mut stuck = Sampler::new(&Sampling::greedy(), &[1], 40, Some(Box::new(Only(mask))));
     let mut free = Sampler::new(&Sampling::greedy(), &[1], 40, None);
     let scores: Vec<f32> = (0..80).map(|at| (at % 40) as f32).collect();
-    let chosen = super::next(&mut [&mut stuck, &mut free], &from_f32(&scores, &[1, 2, 40])).expect("runs");
+    let chosen = super::next(&mut [one(&mut stuck), one(&mut free)], &from_f32(&scores, &[1, 2, 40])).expect("runs");
     let choices = super::read(&[&stuck, &free], &chosen).expect("runs");
     assert!(matches!(&choices[0], Choice::Failed(reason) if reason.contains("allows no token")), "{choices:?}");
     assert_eq!(choices[1], Choice::Token(39.into()));

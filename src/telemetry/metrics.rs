@@ -40,6 +40,8 @@ pub struct Metrics {
     pub prompt_tokens_cached: Counter,
     /// Prompts for which nothing that was computed could be used.
     pub prefix_misses: Misses,
+    /// Tokens that rows guessed.
+    pub drafts: DraftCounters,
     /// Tokens generated.
     pub completion_tokens: Counter,
     /// Answers ended, by reason.
@@ -58,6 +60,15 @@ pub struct Metrics {
     pub runtime_late_ticks: Counter,
     /// How late the latest tick of the async runtime was.
     pub runtime_tick_lateness_seconds: Seconds,
+}
+
+/// What became of guessed tokens. Clones count together.
+#[derive(Debug, Clone, Default)]
+pub struct DraftCounters {
+    /// Guessed and checked.
+    pub drafted: Counter,
+    /// Of those, the ones that were right.
+    pub accepted: Counter,
 }
 
 /// Set from [`EngineGauges`] at each scrape.
@@ -174,6 +185,7 @@ impl Metrics {
             prompt_tokens: Counter::default(),
             prompt_tokens_cached: Counter::default(),
             prefix_misses: Misses::default(),
+            drafts: DraftCounters::default(),
             completion_tokens: Counter::default(),
             finishes: Family::default(),
             empty_completions: Counter::default(),
@@ -208,6 +220,8 @@ impl Metrics {
             &self.prompt_tokens_cached,
         );
         add.add("prefix_misses", "Prompts that found nothing computed to begin with", &self.prefix_misses.family);
+        add.add("draft_tokens", "Tokens guessed from earlier ones and checked", &self.drafts.drafted);
+        add.add("draft_tokens_accepted", "Guessed tokens that were right", &self.drafts.accepted);
         add.add("completion_tokens", "Tokens generated", &self.completion_tokens);
         add.add("finishes", "Answers ended, by reason", &self.finishes);
         add.add("empty_completions", "Answers that ended without any text", &self.empty_completions);

@@ -141,8 +141,14 @@ fn meet() {
     let seen = Arc::new(Mutex::new(Seen::default()));
     let (commands, inbox) = channel::commands(QUEUE_JOBS_MAX);
     let shared = Arc::new(Shared::new(QUEUE_JOBS_MAX));
-    let oracle =
-        Oracle { rows: BTreeMap::new(), rows_max: ROWS_MAX, seen: Arc::clone(&seen), gate: None, proved: true };
+    let oracle = Oracle {
+        rows: BTreeMap::new(),
+        rows_max: ROWS_MAX,
+        seen: Arc::clone(&seen),
+        gate: None,
+        proved: true,
+        at_once: 1,
+    };
     let inference = Inference::new(oracle, ROWS_MAX, inbox, Arc::clone(&lifecycle), Arc::clone(&shared));
     shared.capacity.set(inference.capacity()).expect("set once");
     lifecycle.phase.advance(Phase::Ready);

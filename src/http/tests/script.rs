@@ -195,7 +195,7 @@ impl Backend for Script {
                     (None, _) => END,
                 };
                 row.said.push((state.steps, token));
-                Ok(Decoded::Token(token.into()))
+                Ok(Decoded::token(token))
             })
             .collect()
     }
