@@ -4,6 +4,8 @@
 
 mod gate;
 mod lookup;
+#[cfg(test)]
+mod tests;
 
 use crate::telemetry::metrics::DraftCounters;
 

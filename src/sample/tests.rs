@@ -351,6 +351,48 @@ fn rows_beside_each_other_choose_what_each_chooses_alone() {
 }
 
 #[test]
+fn several_tokens_of_a_row_at_once_are_those_of_as_many_steps() {
+    let width = 50;
+    let base = Sampling { temperature: 0.9, seed: 3, logprobs: Some(2), ..Sampling::greedy() };
+    let rules = [
+        Sampling::greedy(),
+        Sampling { top_p: 0.8, logit_bias: vec![(4, 2.0)], ..base.clone() },
+        Sampling { tokens_min: 3, ends: (0..30).collect(), ..base.clone() },
+        Sampling { top_k: 5, typical_p: 0.9, ..base },
+    ];
+    let scores: Vec<Vec<f32>> =
+        (0..6).map(|step| (0..width).map(|at| ((step * 31 + at * at) as f32 * 0.37).sin() * 3.0).collect()).collect();
+    let array = |rows: &[Vec<f32>]| from_f32(&rows.concat(), &[1, rows.len(), width]);
+    for rule in rules {
+        let sampler = || Sampler::new(&rule, &[1, 2], width, None);
+        let mut one_by_one = sampler();
+        let expected: Vec<Choice> = scores
+            .iter()
+            .flat_map(|step| {
+                let chosen =
+                    super::next(&mut [one(&mut one_by_one)], &array(std::slice::from_ref(step))).expect("runs");
+                super::read(&[&one_by_one], &chosen).expect("runs")
+            })
+            .collect();
+        // Four at once, two of which are taken back; then the rest, beside another row.
+        let (mut several, mut other) = (sampler(), sampler());
+        let first = array(&scores[..4]);
+        several.allowed.wait(0);
+        let by_mlx = super::composed(&[Draws { sampler: &mut several, count: 4 }], &first).expect("runs");
+        let by_kernel = super::next(&mut [Draws { sampler: &mut several, count: 4 }], &first).expect("runs");
+        assert_eq!(to_u32_vec(&by_mlx).expect("runs")[..4], to_u32_vec(&by_kernel).expect("runs")[..4], "{rule:?}");
+        assert_eq!(super::read(&[&several; 4], &by_kernel).expect("runs"), expected[..4], "{rule:?}");
+        several.forget(2);
+        let rest = array(&[&scores[..1], &scores[2..]].concat());
+        let rows = &mut [one(&mut other), Draws { sampler: &mut several, count: 4 }];
+        let chosen = super::next(rows, &rest).expect("runs");
+        let choices = super::read(&[&other, &several, &several, &several, &several], &chosen).expect("runs");
+        assert_eq!(choices[..1], expected[..1]);
+        assert_eq!(choices[1..], expected[2..], "{rule:?}");
+    }
+}
+
+#[test]
 fn a_constraint_that_allows_nothing_fails_its_row_alone() {
     let mask: Mask = Arc::from([0_u32; 2]);
     let mut stuck = Sampler::new(&Sampling::greedy(), &[1], 40, Some(Box::new(Only(mask))));
