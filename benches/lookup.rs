@@ -188,9 +188,8 @@ fn load(guesses: Guesses) -> Runner {
 
 /// One answer, and how long its tokens took after the prompt.
 fn run(runner: &mut Runner, prompt: &[u32], sampling: &Sampling) -> (Vec<u32>, Duration) {
-    let row = RowId(1);
-    let ask = Ask { tokens_max: TOKENS as u32, ..Ask::new(prompt, &Arc::from(""), sampling) };
-    runner.open(row, ask);
+    let (row, scope) = (RowId(1), Arc::from(""));
+    runner.open(row, Ask { tokens_max: TOKENS as u32, ..Ask::new(prompt, &scope, sampling) });
     runner.begin(row).expect("memory");
     let chunk = runner.capacity().prefill_chunk_tokens;
     while runner.prefill(row, chunk).expect("runs") > 0 {}

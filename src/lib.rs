@@ -20,7 +20,7 @@
 //! | [`nn`] | blocks that architectures share |
 //! | [`sample`] | logits → token |
 //! | [`model`] | weights, registry, one file per `model_type` |
-//! | [`runner`] | `Backend` on a model: chunked prefill, the step that runs ahead, warm-up |
+//! | [`runner`] | `Backend` on a model: chunked prefill, the step that runs ahead, guesses and their gate, warm-up |
 //! | [`hub`] | model names → local folders |
 //! | [`client`] | the HTTP client of probes |
 //! | [`http`] | listeners, router, chat, streams, health, drain of connections |
@@ -35,7 +35,8 @@
 //! 4. Every queue has a bound named by a const or a setting; when it is full the caller is told at once.
 //! 5. An accepted job ends in exactly one terminal event, or a closed channel that the handler reads as failure.
 //! 6. A dropped receiver is cancellation; it is noticed within one step, and a row leaves only between steps.
-//! 7. After every step a row's recorded tokens equal the tokens in its cache, cancelled or not.
+//! 7. After every step a row's recorded tokens equal the tokens in its cache, cancelled or not; a draft that the next step
+//!    checks comes behind them, and goes when the row is closed.
 //! 8. What a prompt finds computed leaves at least two of its tokens to evaluate, and was computed for the same scope.
 //! 9. Nothing blocking runs on the async runtime: templates and tokenising go to the blocking pool.
 //! 10. Health never waits for the inference thread; it reads its heartbeat. `/v1/models` is health-bearing: 503 while the

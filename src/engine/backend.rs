@@ -107,7 +107,8 @@ pub struct DeviceFault(pub String);
 /// A loaded model that can run many rows. Called by one thread only, the one that built it and that drops it.
 ///
 /// A row is opened with its whole prompt, begun, prefilled in chunks until [`Backend::prefill`] says that it is complete, then
-/// decoded. After each call a row's recorded tokens equal the tokens in its cache, whether or not it is closed next.
+/// decoded. After each call a row's recorded tokens equal the tokens in its cache, whether or not it is closed next; what a
+/// backend has computed ahead of them is not counted.
 pub trait Backend {
     /// What the model can take; constant.
     fn capacity(&self) -> Capacity;
@@ -128,13 +129,14 @@ pub trait Backend {
     /// The device failed; nothing can go on.
     fn prefill(&mut self, row: RowId, tokens: u32) -> Result<u32, DeviceFault>;
 
-    /// At least one token for each of `rows`, in their order. Each row is open and its prompt is complete.
+    /// At least one token for each of `rows`, in their order. Each row is open and its prompt is complete. Whoever calls
+    /// takes tokens up to the row's end, closes a row that has ended, and ignores what a step gave behind that.
     ///
     /// # Errors
     /// The device failed; nothing can go on.
     fn decode(&mut self, rows: &[RowId]) -> Result<Vec<Decoded>, DeviceFault>;
 
-    /// Ends a row between steps: what it ran ahead is accounted for, its memory is given back.
+    /// Ends a row between steps: what it ran ahead is taken back, its memory is given back.
     fn close(&mut self, row: RowId);
 
     /// Bytes of what finished rows left for prompts that begin alike.

@@ -22,7 +22,7 @@ pub(crate) struct RowView {
 /// One round of work between two looks at the commands.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Round {
-    /// Rows to decode by one token.
+    /// Rows to decode by one step.
     pub(crate) decode: Vec<RowId>,
     /// Rows whose prompts go on, by so many tokens at most, in this order.
     pub(crate) prefill: Vec<(RowId, u32)>,
