@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sanctum_mlx::cache::Coding;
 use sanctum_mlx::engine::backend::{Ask, Backend, Decoded, RowId};
 use sanctum_mlx::job::Sampling;
 use sanctum_mlx::model::registry::check;
@@ -84,7 +85,7 @@ fn main() {
     let prompts = |questions: [&str; 3]| {
         let prompt = |question| {
             let messages = [json!({"role": "user", "content": question})];
-            text.prompt(&messages, None, &Map::new(), PROMPT_TOKENS_MAX).expect("the template renders it")
+            text.prompt(&messages, None, &Map::new(), PROMPT_TOKENS_MAX).expect("the template renders it").tokens
         };
         questions.map(prompt).to_vec()
     };
@@ -182,7 +183,13 @@ fn load(guesses: Guesses) -> Runner {
     let home = home.or_else(|| Some(std::env::home_dir()?.join(".sanctum-mlx"))).expect("a home folder");
     let checkpoint = Checkpoint::open(&home.join("models/default")).expect("the default model; run scripts/setup");
     let plan = check(&checkpoint).expect("supported");
-    let settings = RunnerSettings { rows_max: 1, memory: MemoryLimit::Bytes(u64::MAX), prefix_bytes_max: 0, guesses };
+    let settings = RunnerSettings {
+        rows_max: 1,
+        memory: MemoryLimit::Bytes(u64::MAX),
+        prefix_bytes_max: 0,
+        coding: Coding::Plain,
+        guesses,
+    };
     Runner::load(&checkpoint, &plan, settings, &|_| {}).expect("loads")
 }
 

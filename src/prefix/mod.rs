@@ -246,6 +246,7 @@ mod tests {
     }
 
     /// Whole, or at a multiple of three.
+    #[allow(clippy::ptr_arg)] // It is told to the index of vectors.
     fn in_threes(state: &Vec<u32>, tokens: usize) -> usize {
         if tokens >= state.len() { state.len() } else { tokens / 3 * 3 }
     }

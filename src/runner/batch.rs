@@ -89,8 +89,8 @@ pub(super) fn step(model: &dyn Model, rows: &mut [&mut Row], drafting: Option<&D
     }
     let samplers = rows.iter().zip(&counts).flat_map(|(row, count)| repeat_n(&row.sampler, *count));
     let mut choices = sample::read(&samplers.collect::<Vec<_>>(), &chosen)?;
-    let take = |(row, count): (&mut &mut Row, &usize)| row.take(choices.drain(..*count), drafting);
-    let decoded = rows.iter_mut().zip(&counts).map(take).collect();
+    let counted = rows.iter_mut().zip(&counts);
+    let decoded = counted.map(|(row, count)| row.take(choices.drain(..*count), drafting)).collect();
 
     let mut going: Vec<&mut Row> = rows.iter_mut().map(|row| &mut **row).filter(|row| !row.has_failed()).collect();
     if !ahead || device() == Device::Cpu {

@@ -128,15 +128,15 @@ mod tests {
         Costs::new([1, 2, 4, 8, 16].map(|tokens| (tokens, 1.0 + each * (tokens - 1) as f64)).to_vec())
     }
 
-    fn offer(likely: f64) -> Option<Offer> {
-        Some(Offer { likely, tokens_max: 8 })
+    fn offer(likely: f64) -> Offer {
+        Offer { likely, tokens_max: 8 }
     }
 
     #[test]
     fn the_likelier_and_the_cheaper_a_guess_the_longer_the_draft() {
-        assert_eq!(lengths(&[offer(0.95)], &costs(0.0)), [8]);
-        assert_eq!(lengths(&[offer(0.95)], &costs(1.0)), [0]);
-        let length = |likely, each| lengths(&[offer(likely)], &costs(each))[0];
+        assert_eq!(lengths(&[Some(offer(0.95))], &costs(0.0)), [8]);
+        assert_eq!(lengths(&[Some(offer(0.95))], &costs(1.0)), [0]);
+        let length = |likely, each| lengths(&[Some(offer(likely))], &costs(each))[0];
         assert!((0..10).all(|tenth| length(f64::from(tenth) / 10.0, 0.2) <= length(f64::from(tenth + 1) / 10.0, 0.2)));
         assert!((1..10).all(|tenth| length(0.8, f64::from(tenth) / 10.0) >= length(0.8, f64::from(tenth + 1) / 10.0)));
         assert!(length(0.9, 0.2) > length(0.6, 0.2));
@@ -144,14 +144,14 @@ mod tests {
 
     #[test]
     fn a_row_that_offers_nothing_drafts_nothing_beside_one_that_does() {
-        assert_eq!(lengths(&[None, offer(1.0), None], &costs(0.01)), [0, 8, 0]);
+        assert_eq!(lengths(&[None, Some(offer(1.0)), None], &costs(0.01)), [0, 8, 0]);
         assert_eq!(lengths(&[None, None], &costs(0.0)), [0, 0]);
     }
 
     #[test]
     fn the_gate_closes_for_guesses_that_fail_and_opens_again_after_a_while() {
         let costs = costs(0.35);
-        let length = |record: &Record| lengths(&[offer(record.likely(4))], &costs)[0];
+        let length = |record: &Record| lengths(&[Some(offer(record.likely(4)))], &costs)[0];
         let mut record = Record::default();
         assert!(length(&record) > 0, "a row is given a try");
         let mut tries = 0;

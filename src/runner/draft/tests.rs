@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use crate::cache::KvCache;
+use crate::cache::Coding;
 use crate::engine::backend::{Ask, Backend, Decoded, RowId};
 use crate::job::{Constraint, Mask, Sampling, Token};
 use crate::model::registry::check;
@@ -30,8 +30,13 @@ impl Constraint for Anything {
 fn guessing(tiny: &Tiny, tokens_max: u32) -> (Runner, DraftCounters) {
     let counters = DraftCounters::default();
     let guesses = Guesses { tokens_max, gate: Gate::Open, counters: counters.clone() };
-    let settings =
-        RunnerSettings { rows_max: 8, memory: MemoryLimit::Bytes(u64::MAX), prefix_bytes_max: 64 << 20, guesses };
+    let settings = RunnerSettings {
+        rows_max: 8,
+        memory: MemoryLimit::Bytes(u64::MAX),
+        prefix_bytes_max: 64 << 20,
+        coding: Coding::Plain,
+        guesses,
+    };
     let plan = check(tiny).expect("a sound model");
     (Runner::load(tiny, &plan, settings, &|_| {}).expect("loads"), counters)
 }
@@ -165,11 +170,11 @@ fn a_row_that_ends_with_a_draft_under_way_or_checked_leaves_only_tokens_that_are
         if checked {
             let step = tokens(runner.decode(&[RowId(1)]).expect("runs").remove(0));
             said.extend(step.iter().map(|token| token.id));
-            assert_eq!(said[prompt.len()..], whole[..4 + right + 1], "what was right, and the token behind it");
+            assert_eq!(said[prompt.len()..], whole[..=4 + right], "what was right, and the token behind it");
         }
         runner.close(RowId(1));
-        let (found, caches) = runner.prefixes.longest(&scope, &said).expect("it left something");
-        assert!(caches.iter().all(|cache| KvCache::tokens(cache) == found), "caches of what is found, and no more");
+        let (found, caches) = runner.known.kept.longest(&scope, &said).expect("it left something");
+        assert!(caches.iter().all(|cache| cache.tokens() == found), "caches of what is found, and no more");
         assert!((said.len() - 1..=said.len()).contains(&found), "{found} of {}", said.len());
         said.extend([3, 1, 4]);
         let [warm, cold] = [&scope, &Arc::from(format!("{scope} cold"))].map(|scope| {
