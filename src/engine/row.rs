@@ -42,7 +42,9 @@ pub(crate) struct Row {
 impl Row {
     /// Admits a waiting job and tells its reader.
     pub(crate) fn admit(id: RowId, submission: Submission) -> Self {
-        let Submission { job, events, accepted, .. } = submission;
+        let Submission { job, events, place, accepted, accepted_ms: _ } = submission;
+        // Whoever is told finds the place free.
+        drop(place);
         // A reader that has left is found by `is_cancelled` before any work is spent.
         let _ = events.send(Event::Admitted);
         let prompt_left = u32::try_from(job.prompt.len()).expect("the prompt fits the context, which is a u32");
