@@ -198,7 +198,10 @@ impl Runner {
             fixed_bytes: weights + transients + BUFFER_CACHE_BYTES,
             token_bytes: warmup::token_bytes(model.as_ref(), plan, coding)?,
             step_tokens: GROWTH_TOKENS,
-            window_tokens: warmup::window_tokens(model.as_ref(), prefill_chunk_tokens),
+            window_tokens: warmup::window_tokens(
+                model.as_ref(),
+                prefill_chunk_tokens.max(1 + settings.guesses.tokens_max),
+            ),
         };
         if memory.rows_bytes_max() < memory.row_bytes(1) {
             return Err(LoadFailure::Memory { bytes: memory.fixed_bytes, bytes_max: memory.bytes_max });
