@@ -65,6 +65,8 @@ pub struct ChunkChoice {
     /// What is new.
     #[serde(default)]
     pub delta: Delta,
+    /// Why it is complete, in its last chunk.
+    pub finish_reason: Option<String>,
 }
 
 /// New text.

@@ -9,20 +9,19 @@ use serde_json::Value;
 use crate::support::server::{Running, Server};
 use crate::support::tiny;
 
-/// Sizes that the tiny model's short context and a test's patience allow.
-const PROMPT_TOKENS: u64 = 96;
+/// Sizes of each request, and requests of each client.
+const PROMPT_TOKENS: u64 = 600;
 const TOKENS: u64 = 8;
 const REQUESTS: u64 = 3;
+const SIZES: [&str; 6] = ["--prompt-tokens", "600", "--tokens", "8", "--requests", "3"];
 
 fn server() -> Running {
     Server::new(&tiny()).with(["--rows", "4"]).ready()
 }
 
 fn bench(arguments: &[&str], home: &Path) -> Output {
-    let binary = Command::new(env!("CARGO_BIN_EXE_sanctum-mlx"));
-    let mut command = binary;
-    command.arg("bench").args(arguments).arg("--home").arg(home);
-    command.args(["--prompt-tokens", "96", "--tokens", "8", "--requests", "3"]).output().expect("the binary runs")
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sanctum-mlx"));
+    command.arg("bench").args(arguments).arg("--home").arg(home).output().expect("the binary runs")
 }
 
 fn text(bytes: &[u8]) -> &str {
@@ -38,8 +37,8 @@ fn json(output: &Output) -> Value {
 fn every_stage_is_in_the_json_with_the_counts_that_were_asked_for() {
     let running = server();
     let url = format!("http://{}", running.plain());
-    let output =
-        bench(&["--url", &url, "--clients", "3", "--rate", "20", "--rate-seconds", "2", "--json"], running.home());
+    let loops = ["--url", &url, "--clients", "3", "--rate", "20", "--rate-seconds", "2", "--json"];
+    let output = bench(&[&loops[..], &SIZES].concat(), running.home());
     let report = json(&output);
     let stages = report["stages"].as_array().expect("a list");
     let names: Vec<_> = stages.iter().map(|stage| (&stage["loop"], &stage["clients"], &stage["rate"])).collect();
@@ -60,7 +59,8 @@ fn every_stage_is_in_the_json_with_the_counts_that_were_asked_for() {
         assert_eq!(stage["ttft_ms"]["n"], answered, "{stage}");
         let asked = answered * PROMPT_TOKENS;
         let counted = stage["prompt_tokens_sum"].as_u64().expect("a count");
-        assert!(counted.abs_diff(asked) * 10 <= asked, "prompts have {counted} tokens instead of {asked}");
+        // A byte is a token of the tiny model, and words differ in length.
+        assert!(counted.abs_diff(asked) * 4 <= asked, "prompts have {counted} tokens instead of {asked}");
     }
     let server = &report["server"];
     assert_eq!(server["transport"], "plain");
@@ -74,8 +74,8 @@ fn every_stage_is_in_the_json_with_the_counts_that_were_asked_for() {
 fn over_mutual_tls_the_table_has_a_line_for_each_stage_and_a_shared_prefix_is_found_cached() {
     let running = server();
     let url = format!("https://localhost:{}", running.tls().port());
-    let arguments = ["--url", &url, "--clients", "2", "--shared-prefix", "80"];
-    let output = bench(&arguments, running.home());
+    let arguments = ["--url", &url, "--clients", "2", "--shared-prefix", "500"];
+    let output = bench(&[&arguments[..], &SIZES].concat(), running.home());
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let table = text(&output.stdout);
     assert!(table.contains(&format!("{url}, mtls")), "{table}");
@@ -94,7 +94,7 @@ fn over_mutual_tls_the_table_has_a_line_for_each_stage_and_a_shared_prefix_is_fo
 fn unique_prompts_are_not_found_cached() {
     let running = server();
     let url = format!("http://{}", running.plain());
-    let report = json(&bench(&["--url", &url, "--clients", "1", "--json"], running.home()));
+    let report = json(&bench(&[&["--url", &url, "--clients", "1", "--json"], &SIZES[..]].concat(), running.home()));
     let stage = &report["stages"][0];
     let count = |name: &str| stage[name].as_u64().expect("a count");
     assert!(count("cached_tokens_sum") * 2 < count("prompt_tokens_sum"), "{stage}");
@@ -115,8 +115,7 @@ fn a_server_that_is_not_there_or_cannot_answer_is_one_line_and_code_2() {
         (&["--url", "https://localhost:1"], "no fall-back to plain HTTP"),
     ];
     for (arguments, words) in cases {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sanctum-mlx"));
-        let output = command.arg("bench").args(arguments).arg("--home").arg(folder.path()).output().expect("it runs");
+        let output = bench(arguments, folder.path());
         let stderr = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
         assert_eq!(stderr.lines().count(), 1, "{arguments:?}: {stderr}");
@@ -127,16 +126,16 @@ fn a_server_that_is_not_there_or_cannot_answer_is_one_line_and_code_2() {
 
 #[test]
 fn answers_that_fail_are_counted_and_told_by_code_1() {
-    // The warm-up is three answers; in one of the later ones, the numbers go wrong.
-    let running = Server::new(&tiny()).with(["--fault", "nan@60"]).ready();
+    // Learning the size of a word and warming up take some dozen steps. In those named here, which come later, the numbers
+    // go wrong; one of them at least is no chunk of a prompt.
+    let running = Server::new(&tiny()).with(["--fault", "nan@60,nan@61,nan@62"]).ready();
     let url = format!("http://{}", running.plain());
-    let output = bench(&["--url", &url, "--clients", "1", "--requests", "8", "--json"], running.home());
+    let sizes = ["--prompt-tokens", "96", "--tokens", "8", "--requests", "8"];
+    let output = bench(&[&["--url", &url, "--clients", "1", "--json"], &sizes[..]].concat(), running.home());
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
     let report: Value = serde_json::from_slice(&output.stdout).expect("there are figures all the same");
-    assert_eq!(report["stages"][0]["failed"], 1, "{report}");
-    assert!(
-        text(&output.stderr).contains("bench: 1 client: the stream ended with an error"),
-        "{}",
-        text(&output.stderr)
-    );
+    let count = |name: &str| report["stages"][0][name].as_u64().expect("a count");
+    assert!(count("failed") > 0 && count("answered") + count("failed") == 8, "{report}");
+    let why = text(&output.stderr).lines().find_map(|line| line.strip_prefix("bench: 1 client: "));
+    assert!(why.is_some_and(|why| why.contains("generation failed")), "{}", text(&output.stderr));
 }

@@ -13,7 +13,7 @@ const P99_SAMPLES_MIN: usize = 1_000;
 
 /// What each figure means, as it is printed.
 pub(super) const DEFINITIONS: [(&str, &str); 8] = [
-    ("TTFT", "from sending a request, in an open loop from the moment at which it was due, to the first piece of text"),
+    ("TTFT", "from sending a request, in an open loop from the moment at which it was due, to its first piece of text"),
     (
         "ITL",
         "each gap between two pieces of text (a token each, unless its text needs the next); all gaps of all answers",
