@@ -131,19 +131,28 @@ fn answer(world: &World, commands: &mpsc::Sender<Command>) -> Told {
     world.told.wait()
 }
 
-/// The signal, and what follows from it: once nothing is in flight, the engine is told to stop.
+/// A signal, and what follows from the first: once nothing is in flight, the engine is told to stop. Says which phase that
+/// one ended.
 fn signal(world: &World, commands: &mpsc::Sender<Command>) -> Option<Phase> {
-    assert_eq!(world.stop.request(Request::Terminate), Action::BeginDrain);
-    let was = world.phase.advance(Phase::Draining);
+    if world.stop.request(Request::Terminate) == Action::Nothing {
+        return None;
+    }
+    let was = world.phase.advance(Phase::Draining).expect("nobody else leaves");
     world.down.begin();
     world.down.idle.wait();
-    assert_eq!(world.stop.request(Request::Terminate), Action::Nothing);
     commands.send(Command::Stop).expect("the engine lives until it is told to stop");
-    was
+    Some(was)
+}
+
+/// What must hold when everyone has ended.
+fn check_end(world: &World, was: Phase, told: Told) {
+    assert_eq!(world.phase.now(), Phase::Draining, "a late start revives nothing");
+    assert_eq!(world.down.in_flight(), 0);
+    assert!(was == Phase::Ready || told == Told::Refused, "told {told:?} by a server that was {was}");
 }
 
 #[test]
-fn v2_loom_a_drain_ends_with_everyone_told_whenever_the_signal_the_timer_and_the_last_job_come() {
+fn v2_loom_a_drain_ends_with_everyone_told_whenever_its_deadline_and_the_last_job_come() {
     let ran = every(|world| {
         let (commands, heard) = mpsc::channel();
         let (theirs, there, then) = (Arc::clone(&world), Arc::clone(&world), Arc::clone(&world));
@@ -155,14 +164,31 @@ fn v2_loom_a_drain_ends_with_everyone_told_whenever_the_signal_the_timer_and_the
             then.down.cut();
             then.told.say(Told::ShuttingDown);
         });
-        let was = signal(&world, &commands);
+        let was = signal(&world, &commands).expect("the only signal");
         let told = waiter.join().expect("it is told");
         timer.join().expect("it rings");
         engine.join().expect("it ends");
-        assert_eq!(world.phase.now(), Phase::Draining, "a late start revives nothing");
-        assert_eq!(world.down.in_flight(), 0);
-        let was = was.expect("nobody else leaves");
-        assert!(was == Phase::Ready || told == Told::Refused, "told {told:?} by a server that was {was}");
+        check_end(&world, was, told);
+    });
+    println!("V2, every interleaving with at most {PREEMPTIONS_MAX} preemptions: {ran}");
+}
+
+#[test]
+fn v2_loom_a_drain_without_a_deadline_ends_with_its_last_job_whichever_of_two_signals_is_first() {
+    let ran = every(|world| {
+        let (commands, heard) = mpsc::channel();
+        let (theirs, there, other) = (Arc::clone(&world), Arc::clone(&world), Arc::clone(&world));
+        let engine = thread::spawn(move || engine(&theirs, &heard));
+        let (asks, tells) = (commands.clone(), commands.clone());
+        let waiter = thread::spawn(move || request(&there, &asks));
+        let second = thread::spawn(move || signal(&other, &tells));
+        let first = signal(&world, &commands);
+        let told = waiter.join().expect("it is told");
+        let second = second.join().expect("it does not wait for ever");
+        engine.join().expect("it ends");
+        assert!(first.is_some() != second.is_some(), "one of them begins the drain");
+        assert_ne!(told, Told::ShuttingDown, "nobody cuts what may finish");
+        check_end(&world, first.or(second).expect("one of them"), told);
     });
     println!("V2, every interleaving with at most {PREEMPTIONS_MAX} preemptions: {ran}");
 }

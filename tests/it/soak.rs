@@ -16,6 +16,8 @@ use crate::support::{eventually, tell_trials, trials};
 const MINUTES: usize = 3;
 /// From this on the slope of memory is judged too: over less it is noise.
 const MINUTES_FOR_A_SLOPE: usize = 60;
+/// Points through which a slope is worth telling.
+const POINTS_FOR_A_SLOPE: usize = 24;
 /// Rounds of load in a minute, each followed by rest.
 const ROUNDS_PER_MINUTE: usize = 3;
 const ROUND: Duration = Duration::from_secs(60 / ROUNDS_PER_MINUTE as u64);
@@ -91,7 +93,10 @@ impl Guest<'_> {
         while Instant::now() < until {
             let mut connection = self.running.connect();
             let leaves = self.random.below(3) == 0;
-            for _ in 0..self.random.below(3) {
+            for _ in 0..self.random.below(4) {
+                if Instant::now() >= until {
+                    return;
+                }
                 let body = self.body();
                 let answer = connection.post_chat(&body.to_string()).expect("an answer");
                 check(&body, &answer);
@@ -195,8 +200,9 @@ fn o8_after_every_round_of_mixed_load_with_disconnects_the_server_has_what_it_ha
             let (answered, left) = (tally.answered.load(Ordering::Relaxed), tally.left.load(Ordering::Relaxed));
             let Look { files, running, queued, .. } = look;
             let minute = number / ROUNDS_PER_MINUTE;
-            let slope = slope(&points);
-            println!("{minute:6}  {mib:7.1}  {files:5}  {running:7}  {queued:6}  {answered:8}  {left:4}  {slope:11.2}");
+            let told = (points.len() >= POINTS_FOR_A_SLOPE).then(|| format!("{:.2}", slope(&points)));
+            let told = told.as_deref().unwrap_or("-");
+            println!("{minute:6}  {mib:7.1}  {files:5}  {running:7}  {queued:6}  {answered:8}  {left:4}  {told:>11}");
         }
     }
     let steady = slope(&points);
