@@ -246,15 +246,14 @@ mod tests {
     }
 
     /// Whole, or at a multiple of three.
-    #[allow(clippy::ptr_arg)] // It is told to the index of vectors.
-    fn in_threes(state: &Vec<u32>, tokens: usize) -> usize {
+    fn in_threes(state: &[u32], tokens: usize) -> usize {
         if tokens >= state.len() { state.len() } else { tokens / 3 * 3 }
     }
 
     #[test]
     fn a_state_that_cannot_be_cut_to_an_earlier_one_does_not_replace_it() {
         let a = scope("a");
-        let mut index: Index<Vec<u32>> = Index::with_cut(100, in_threes);
+        let mut index: Index<Vec<u32>> = Index::with_cut(100, |state, tokens| in_threes(state, tokens));
         let mut insert = |tokens: &[u32]| index.insert(&a, tokens.to_vec(), tokens.to_vec(), 1);
         insert(&[1, 2, 3, 4]);
         insert(&[1, 2, 3, 4, 5, 6, 7]);
@@ -289,7 +288,7 @@ mod tests {
         #[test]
         fn what_can_be_cut_only_here_and_there_is_found_as_by_a_search_through_all_entries(steps in sequences()) {
             let scopes = [scope("a"), scope("b")];
-            let mut index: Index<Vec<u32>> = Index::with_cut(200, in_threes);
+            let mut index: Index<Vec<u32>> = Index::with_cut(200, |state, tokens| in_threes(state, tokens));
             for (insert, of, tokens, bytes) in steps {
                 let scope = &scopes[usize::from(of)];
                 let all = |index: &Index<Vec<u32>>, tokens: &[u32]| {
