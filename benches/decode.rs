@@ -67,21 +67,7 @@ fn main() {
         let eta = rates.0 * weights / (bandwidth * 1e9);
         println!("decode, {name}             {:8.2} tokens/s, best {:.2}, η {eta:.2}", rates.0, rates.1);
     }
-    for rows in [2, 4, u64::from(ROWS_MAX)] {
-        let greedy = Sampling::greedy();
-        let tokens = (DECODE_TOKENS * rows as usize) as f64;
-        // Against one row in the same moment, because the machine is not the same in the next.
-        let mut ratios = Vec::new();
-        let rates = samples(|| {
-            let alone = DECODE_TOKENS as f64 / decode(&mut runner, 1, &greedy).as_secs_f64();
-            let together = tokens / decode(&mut runner, rows, &greedy).as_secs_f64();
-            ratios.push(together / alone);
-            together
-        });
-        ratios.sort_by(f64::total_cmp);
-        let ratio = ratios[SAMPLES / 2];
-        println!("decode, {rows} rows             {:8.2} tokens/s, best {:.2}, {ratio:.2} x one row", rates.0, rates.1);
-    }
+    several_rows(&mut runner);
     drop(runner);
     let model = plan.load(&checkpoint, &|_| {}).expect("loads");
     let mut caches = model.caches(Coding::Plain, 0);
@@ -97,6 +83,25 @@ fn main() {
     println!("graph of one step, host    {:8.0} µs", host.0);
     key_value_bits(model.as_ref(), plan.head_width);
     println!("memory bandwidth, after    {:8.1} GB/s", machine::read_bandwidth() / 1e9);
+}
+
+/// What a pass of several rows gives, against one row in the same moment.
+fn several_rows(runner: &mut Runner) {
+    for rows in [2, 4, u64::from(ROWS_MAX)] {
+        let greedy = Sampling::greedy();
+        let tokens = (DECODE_TOKENS * rows as usize) as f64;
+        // The machine is not the same in the next moment.
+        let mut ratios = Vec::new();
+        let rates = samples(|| {
+            let alone = DECODE_TOKENS as f64 / decode(runner, 1, &greedy).as_secs_f64();
+            let together = tokens / decode(runner, rows, &greedy).as_secs_f64();
+            ratios.push(together / alone);
+            together
+        });
+        ratios.sort_by(f64::total_cmp);
+        let ratio = ratios[SAMPLES / 2];
+        println!("decode, {rows} rows             {:8.2} tokens/s, best {:.2}, {ratio:.2} x one row", rates.0, rates.1);
+    }
 }
 
 /// What storing keys and values as integers spares and costs, one token after [`CONTEXT_TOKENS`].

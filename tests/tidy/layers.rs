@@ -53,6 +53,7 @@ pub const SLEEPERS: &[(&str, &str)] = &[
     ("src/ops/certs/store.rs", "a lock held by another process cannot wake us"),
     ("src/lifecycle/", "the watch and exit threads keep time while everything else hangs, channels included"),
     ("src/engine/fault", "a fault that sleeps is the point"),
+    ("src/engine/tests/interleaved.rs", "there a sleep is how the scheduler of the schedules is let choose"),
     ("src/app/loading.rs", "the injected fault of a slow load"),
     ("src/hub/download.rs", "the pause between two tries of a download; nothing could end it sooner"),
     ("tests/it/support/", "the one helper that polls another process until a deadline"),
