@@ -318,7 +318,6 @@ fn e6_every_way_of_serving_gives_the_tokens_of_the_plain_one() {
         case("SmolLM2-135M-Instruct", &default, None, 1, both),
         // What is drawn has no other keys than what is likeliest.
         case("SmolLM2-135M, 8 KV bits", &default, Some(Bits::Eight), 1, &both[..1]),
-        case("SmolLM2-135M, 4 KV bits", &default, Some(Bits::Four), 1, &both[..1]),
     ] {
         compare(&case, &mut table);
         // With the default model once: what guesses add to integers the tiny ones show.
