@@ -104,7 +104,8 @@ def debian_environment():
         root = folder_for(f"debian-{RECIPE}", fill_debian)
     env = {"RUSTC": root / "usr/bin/rustc", "RUSTDOC": root / "usr/bin/rustdoc", "RUSTC_BOOTSTRAP": "1"}
     if root != Path("/"):
-        libraries = [root / "usr/lib/x86_64-linux-gnu", root / "usr/lib/x86_64-linux-gnu/llvm-22/lib"]
+        folders = ["usr/lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu/llvm-22/lib", "lib/x86_64-linux-gnu"]
+        libraries = [root / folder for folder in folders]
         env["LD_LIBRARY_PATH"] = os.pathsep.join(str(path) for path in libraries if path.is_dir())
     answer = subprocess.run([env["RUSTC"], "--version"], env={**os.environ, **{k: str(v) for k, v in env.items()}},
                             capture_output=True, text=True)
