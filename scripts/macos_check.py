@@ -22,7 +22,7 @@ ZIG_WHEEL_SHA256 = "ea6cc5d87b033cf0aedfbc8f9549a908cae6c50ac31f1698188fa48a7452
 DEBIAN_PACKAGES = ["rustc-web", "cargo-web", "rust-web-src"]
 
 # Raised when what is put into the cache folder changes.
-RECIPE = 1
+RECIPE = 2
 
 # The flags that cc-rs adds for Apple's clang and zig does not take. The path is relative, so the folder can move.
 WRAPPER = """#!/usr/bin/env bash
@@ -65,11 +65,11 @@ def fill_zig(folder, work):
 def missing_debian_packages():
     """Names of the packages, dependencies included, that an installation would add; asks without installing."""
     ask = ["apt-get", "install", "--simulate", "--no-install-recommends", *DEBIAN_PACKAGES]
-    done = subprocess.run(ask, capture_output=True, text=True)
-    if done.returncode != 0 and os.geteuid() == 0:
+    # Lists that came with the machine may know an older compiler only.
+    if os.geteuid() == 0:
         say("refreshing the package lists of apt-get")
         run(["apt-get", "update", "--quiet"])
-        done = subprocess.run(ask, capture_output=True, text=True)
+    done = subprocess.run(ask, capture_output=True, text=True)
     if done.returncode != 0:
         names = " ".join(DEBIAN_PACKAGES)
         fail(f"apt-get knows no way to install {names}: run `apt-get update` as root once (Debian 12 or later), "
