@@ -176,3 +176,20 @@ fn health_tells_why_prompts_found_nothing_computed_also_while_the_engine_hangs()
 fn probe_misses(running: &Running) -> serde_json::Value {
     Connection::to(running.admin()).get("/health").expect("an answer").json()["prefix_misses"].clone()
 }
+
+/// O4 over a real socket: the row ends for its reason, long before its answer is whole.
+#[test]
+fn o4_a_client_that_resets_its_stream_is_counted_as_gone_and_its_row_is_free() {
+    let running = Server::new(&tiny()).with(["--rows", "1", "--fault", "slow=20@1"]).ready();
+    let mut connection = running.connect();
+    connection.send_chat(&chat("Count.", 200, true)).expect("the server reads");
+    assert_eq!(connection.head().expect("the server answers").0, 200);
+    connection.chunk().expect("a stream").expect("it goes on");
+    connection.reset();
+    eventually("the client is counted as gone", || {
+        let metrics = running.connect().get("/metrics").expect("an answer").body;
+        metrics.contains("sanctum_mlx_finishes_total{reason=\"client_disconnected\"} 1").then_some(())
+    });
+    let answer = running.connect().post_chat(&chat("Count.", 4, false)).expect("an answer");
+    assert_eq!(answer.status, 200, "{}", answer.body);
+}
