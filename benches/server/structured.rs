@@ -48,7 +48,11 @@ fn block(server: &Served, words: &Words, width: usize) -> Block {
     let rate = |form: &Value| {
         let body = |messages: &Vec<Value>| {
             let mut body = stream::conversation(messages, TOKENS);
-            body["response_format"] = form.clone();
+            if !form.is_null() {
+                // A form ends where it is complete, so that no one may ask for more; this one is never complete.
+                body["ignore_eos"] = false.into();
+                body["response_format"] = form.clone();
+            }
             body.to_string()
         };
         let streams = server.ask_all(&conversations.iter().map(body).collect::<Vec<_>>());
