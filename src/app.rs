@@ -5,6 +5,7 @@ mod announce;
 mod loading;
 mod serve;
 mod shutdown;
+mod surroundings;
 
 use std::ffi::OsString;
 
@@ -32,6 +33,10 @@ fn dispatch(command: &Command) -> i32 {
         Command::Pull(args) => told(pull(args)),
         Command::Certs(args) => told(ops::certs::run(args)),
         Command::Probe(args) => ops::probe::run(args) as i32,
+        Command::Manifest(args) => told(ops::manifest::run(args)),
+        Command::Canary(args) => ops::canary::run(args) as i32,
+        Command::Guardian(args) => ops::guardian::run(args) as i32,
+        Command::ParitySmoke(args) => ops::parity_smoke::run(args) as i32,
         Command::Bench(args) => ops::bench::run(args) as i32,
         Command::Doctor(args) => match ops::doctor::run(args) {
             Ok(can_start) => i32::from(!can_start),

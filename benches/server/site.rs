@@ -97,6 +97,7 @@ fn settings() -> Settings {
         home: "unused".into(),
         model: None,
         kv_bits: None,
+        manifest: None,
         aliases: Vec::new(),
         listen: Listen {
             plain: Vec::new(),

@@ -71,6 +71,13 @@ pub struct Health {
     pub prefix_misses: PrefixMisses,
     /// Seconds since the async runtime's ticker last ran.
     pub runtime_tick_age_seconds: f64,
+    /// Whether the executable on disk is the one that runs: if not, the next start fails or runs another.
+    pub binary_integrity: bool,
+    /// What is wrong with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub binary_wrong: Option<String>,
+    /// Seconds since the last tick of each watcher that ever ran.
+    pub companion_age_seconds: BTreeMap<&'static str, f64>,
     /// Seconds since the process began to serve.
     pub uptime_seconds: f64,
     /// The loaded model.

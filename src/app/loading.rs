@@ -18,6 +18,7 @@ use crate::lifecycle::heartbeat::Unit;
 use crate::model::LoadFailure;
 use crate::model::registry::{self, Plan};
 use crate::model::weights::{Checkpoint, GenerationDefaults, TextSource, Vocabulary};
+use crate::ops::manifest::{self, Verified};
 use crate::runner::{self, Runner, RunnerSettings};
 use crate::telemetry::misses::Misses;
 use crate::text::Text;
@@ -44,6 +45,10 @@ pub(super) struct Opened {
 pub(super) fn open(settings: &Settings) -> anyhow::Result<Opened> {
     let model = settings.model.as_deref();
     let path = Access::from_env()?.obtain(model, &settings.home, hub::on_stderr().as_mut())?;
+    if let Some(key) = &settings.manifest {
+        let Verified { files, bytes_read } = manifest::verify(&settings.home, &path, key)?;
+        tracing::info!(files, bytes_read, "the model is what was signed");
+    }
     let checkpoint = Checkpoint::open(&path)?;
     let plan = registry::check(&checkpoint)?;
     let coding = coding(settings.kv_bits, &plan).with_context(|| path.display().to_string())?;

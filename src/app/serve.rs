@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 use crate::app::announce::{Bound, StateFile};
 use crate::app::loading::{self, Opened};
 use crate::app::shutdown::{self, Going};
+use crate::app::surroundings;
 use crate::config::args::ServeArgs;
 use crate::config::settings::Settings;
 use crate::config::sources::Sources;
@@ -28,11 +29,12 @@ use crate::lifecycle::signal::{self, DrainLimits};
 use crate::lifecycle::stall::StallLimits;
 use crate::lifecycle::watch::{self, WatchSettings};
 use crate::ops::certs;
+use crate::platform::executable::Executable;
 use crate::platform::signals::{self, Caught};
 use crate::platform::{allocator, host, rlimits};
 use crate::runner::{Gate, Guesses, MemoryLimit, RunnerSettings};
 use crate::telemetry::logs::{self, Format};
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Metrics, TlsLabels};
 
 /// After the drain deadline, the process is forced to end this much later.
 const EXIT_GRACE: Duration = Duration::from_secs(1);
@@ -93,6 +95,7 @@ fn start(settings: Settings) -> Result<Never, Refusal> {
     allocator::give_back_large_blocks();
     // First of all: from here on a signal to stop is obeyed, whatever is under way.
     let caught = signals::catch().map_err(Refusal::system)?;
+    let executable = Executable::of_process();
     home::prepare(&settings.home).map_err(Refusal::config)?;
     let settings = Arc::new(settings);
     let lifecycle = Lifecycle::new();
@@ -108,6 +111,10 @@ fn start(settings: Settings) -> Result<Never, Refusal> {
 
     let public = public_runtime().map_err(Refusal::system)?;
     let metrics = Arc::new(Metrics::new());
+    if tls.is_some() {
+        tell_ends(&settings, &metrics)?;
+    }
+    surroundings::watch(&metrics, executable, &settings.home, settings.times.integrity).map_err(Refusal::system)?;
     let engine = start_engine(&settings, &lifecycle, &opened, (&public, &metrics))?;
     let state = Arc::new(State {
         engine: engine.handle.clone(),
@@ -173,6 +180,15 @@ fn prepare_tls(settings: &Settings) -> Result<Option<Arc<rustls::ServerConfig>>,
     }
     let files = TlsFiles::under(&settings.home);
     http::tls::server_config(&files, host::user_id()).map(Some).map_err(Refusal::config)
+}
+
+/// When the certificates end, for whoever scrapes (T9).
+fn tell_ends(settings: &Settings, metrics: &Metrics) -> Result<(), Refusal> {
+    let ends = certs::ends(&certs::Paths::of(&settings.home));
+    for (of, end) in ends.map_err(|error| Refusal::config(format!("{error:#}")))? {
+        metrics.tls_not_after.get_or_create(&TlsLabels { of }).set(end);
+    }
+    Ok(())
 }
 
 fn raise_open_files(settings: &Settings) -> Result<(), Refusal> {

@@ -61,6 +61,67 @@ Examples:
 Exit codes: 0 measured; 1 measured, but some answers failed, as stderr and the column `failed` say; 2 cannot run: no
 server, not ready, certificates, sizes; 64 the command line is not understood.";
 
+const MANIFEST_NOTES: &str = "\
+The manifest is what `sha256sum` writes and checks (manifest.sha256 in the model's folder; FILE.sha256 beside a model of
+one file), and its signature is Ed25519, in hexadecimal, beside it. Files are hashed in parallel; one that did not change
+since (same inode, size and times) is not read again. A file that the manifest does not name is a mistake too, hidden
+files excepted. Keep the private key on another machine: whoever has it can sign.
+
+Examples:
+  sanctum-mlx manifest keygen
+  sanctum-mlx manifest sign ~/models/smol
+  sanctum-mlx manifest verify ~/models/smol
+  sanctum-mlx serve --model ~/models/smol --manifest ~/.sanctum-mlx/keys/manifest.pub
+
+Exit codes: 0 done; 78 it is not what was signed, or cannot be done; 64 the command line is not understood.";
+
+const GUARDIAN_NOTES: &str = "\
+GET /v1/models must answer 200 on every listener. Loading (15 minutes at most), draining and a crash loop that the server
+declared itself are no failure. After 3 failed ticks in a row it looks a second time, at the admin listener: silent
+listeners in front of an engine that works are busy, not hung. Then it looks whether the next start would boot; if not,
+nothing is restarted and a human is called. Else the supervisor (launchd, or the user's systemd) is told to restart the
+server: at most 3 times in 60 minutes, then a human is called.
+
+It tells whoever <home>/watch.toml names (`canary --help` shows that file), and after a healthy tick fetches
+[heartbeat] url = \"https://...\", by which another machine knows that this one still watches.
+
+Examples:
+  sanctum-mlx guardian --listener http://127.0.0.1:1337 --listener https://127.0.0.1:1338
+
+Exit codes: 0 healthy; 1 not, or restarted; 2 a human is needed: it would not boot, was restarted too often, cannot run;
+64 the command line is not understood.";
+
+const CANARY_NOTES: &str = "\
+Asks 'What is 2+2?' and reads the answer: an empty 200 fails. A failed try is repeated once after --retry-seconds; when
+that fails too, whoever `<home>/watch.toml` names is told at once, and once more when it is right again. They are also told
+when 3 of the last 6 ticks had a failed try, and when the queue was full 3 ticks in a row. It never restarts anything.
+
+watch.toml, every key optional; stderr is always told:
+  [alerts]
+  webhook = \"https://example.org/hook\"       # gets the alert as a JSON POST, three tries
+  command = [\"/usr/local/bin/page\", \"me\"]  # gets it on stdin
+  notification = true                         # on the desktop; macOS only
+  [canary]
+  question = \"What is 2+2? Respond with only the number.\"
+  expected = \"4\"
+
+Each tick prints one JSON line an event, keeps it in <home>/logs/canary.log (10 MB, 5 files), and notices when another
+watcher has not run for 2.5 of its cadences.
+
+Exit codes: 0 answered; 1 not; 2 cannot run: certificates, watch.toml; 64 the command line is not understood.";
+
+const PARITY_NOTES: &str = "\
+Asks the prompts of <home>/parity-smoke.json at temperature 0 and compares the answers, letter by letter. One that
+differs is a warning; more than one tells whoever <home>/watch.toml names (`canary --help` shows that file). --record
+writes the answers of the server as it is now; prompts, tokens and answers may be edited.
+
+Examples:
+  sanctum-mlx parity-smoke --record
+  sanctum-mlx parity-smoke
+
+Exit codes: 0 as recorded; 1 not, or not answered; 2 cannot run: nothing recorded, another model; 64 the command line is
+not understood.";
+
 /// An OpenAI-compatible inference server on MLX whose listener never outlives its ability to answer.
 #[derive(Debug, Parser)]
 #[command(name = "sanctum-mlx", version, after_long_help = EXIT_CODES, max_term_width = 110)]
@@ -81,8 +142,20 @@ pub enum Command {
     Pull(PullArgs),
     /// Make, hand out, revoke and list the certificates of mutual TLS.
     Certs(CertsArgs),
+    /// Sign what a model's files hold, and find out whether they still do.
+    #[command(after_long_help = MANIFEST_NOTES)]
+    Manifest(ManifestArgs),
     /// Look once whether a server answers; one JSON line on stdout; exit 0 healthy, 1 unhealthy, 2 cannot run.
     Probe(ProbeArgs),
+    /// Look whether the server serves on every listener, and restart it when it does not; one tick.
+    #[command(after_long_help = GUARDIAN_NOTES)]
+    Guardian(GuardianArgs),
+    /// Ask a running server a question and call someone when it cannot answer it; one tick, as a scheduler runs it.
+    #[command(after_long_help = CANARY_NOTES)]
+    Canary(CanaryArgs),
+    /// Compare a running server's answers to ten prompts with recorded ones, and call someone when they changed; one tick.
+    #[command(after_long_help = PARITY_NOTES)]
+    ParitySmoke(ParitySmokeArgs),
     /// Measure a running server: time to first token, gaps between tokens, throughput at 1, 2, 4 ... N clients.
     #[command(after_long_help = BENCH_NOTES)]
     Bench(BenchArgs),
@@ -157,6 +230,40 @@ pub enum CertsAction {
     },
 }
 
+/// `manifest`.
+#[derive(Debug, Args)]
+pub struct ManifestArgs {
+    /// What to do with it.
+    #[command(subcommand)]
+    pub action: ManifestAction,
+    /// Where things are kept.
+    #[command(flatten)]
+    pub root: RootArgs,
+}
+
+/// The actions on manifests.
+#[derive(Debug, Subcommand)]
+pub enum ManifestAction {
+    /// Make the key pair `<home>/keys/manifest.key` and `.pub`. Never replaces one.
+    Keygen,
+    /// Hash every file of a model and sign the list.
+    Sign {
+        /// The model's folder or its GGUF file.
+        model: PathBuf,
+        /// The private key (by default `<home>/keys/manifest.key`).
+        #[arg(long, value_name = "PATH")]
+        key: Option<PathBuf>,
+    },
+    /// Check the signature, then every file; exit 78 naming each file that is not what was signed.
+    Verify {
+        /// The model's folder or its GGUF file.
+        model: PathBuf,
+        /// The public key (by default `<home>/keys/manifest.pub`).
+        #[arg(long, value_name = "PATH")]
+        key: Option<PathBuf>,
+    },
+}
+
 /// `probe`.
 #[derive(Debug, Args)]
 pub struct ProbeArgs {
@@ -178,6 +285,66 @@ pub enum ProbeKind {
     Http,
     /// A chat must answer that 2+2 is 4, within 120 seconds.
     Chat,
+}
+
+/// `guardian`.
+#[derive(Debug, Args)]
+pub struct GuardianArgs {
+    /// The server, and who the guardian is to it.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// A listener that must serve, instead of the one of --url; repeat it for each.
+    #[arg(long, value_name = "URL", conflicts_with = "url")]
+    pub listener: Vec<String>,
+    /// What the supervisor calls the server (by default com.sanctum.mlx with launchd, sanctum-mlx.service with systemd).
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
+    /// Give up on a listener after this many seconds instead of 10.
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout_seconds: Option<f64>,
+    /// How long the server may drain: its own --drain-seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 25, value_parser = value_parser!(u64).range(0..=3_600))]
+    pub drain_seconds: u64,
+    /// How often it is scheduled.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = value_parser!(u64).range(1..=86_400))]
+    pub every_seconds: u64,
+}
+
+/// `canary`.
+#[derive(Debug, Args)]
+pub struct CanaryArgs {
+    /// Which server to ask.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// Give up on a try after this many seconds instead of 120.
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout_seconds: Option<f64>,
+    /// How long after a failed try it is tried once more.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = value_parser!(u64).range(0..=3_600))]
+    pub retry_seconds: u64,
+    /// How often it is scheduled.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = value_parser!(u64).range(1..=86_400))]
+    pub every_seconds: u64,
+}
+
+/// `parity-smoke`.
+#[derive(Debug, Args)]
+pub struct ParitySmokeArgs {
+    /// Which server to ask.
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// Ask, and keep the answers as what is right from now on.
+    #[arg(long)]
+    pub record: bool,
+    /// The prompts and their answers (by default `<home>/parity-smoke.json`).
+    #[arg(long, value_name = "PATH")]
+    pub spec: Option<PathBuf>,
+    /// Give up on an answer after this many seconds instead of 120.
+    #[arg(long, value_name = "SECONDS")]
+    pub timeout_seconds: Option<f64>,
+    /// How often it is scheduled.
+    #[arg(long, value_name = "SECONDS", default_value_t = 86_400, value_parser = value_parser!(u64).range(1..=604_800))]
+    pub every_seconds: u64,
 }
 
 /// `bench`.

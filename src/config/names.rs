@@ -161,6 +161,14 @@ pub(crate) const SETTINGS: &[Setting] = &[
          from those without it. The heads of the model must be of a multiple of 32 elements.",
     ),
     setting(
+        "manifest",
+        Model,
+        Path,
+        "",
+        "The public key of manifests: the model is served only if its files are what `sanctum-mlx manifest sign` signed with the \
+         private one; otherwise exit 78 before a weight is read or a port is bound.",
+    ),
+    setting(
         "host",
         Listening,
         List,
@@ -278,6 +286,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
         Seconds(0.01, 5.0),
         "1",
         "How often the watch thread looks at the engine's progress.",
+    ),
+    setting(
+        "integrity_seconds",
+        Times,
+        Seconds(0.01, HOUR),
+        "10",
+        "How often the server looks whether its own executable is still on disk as it was; /health and /metrics tell.",
     ),
     setting("body_bytes", Limits, Count(1_024, 1 << 30), "8388608", "Bytes of a request body."),
     setting("connections", Limits, Count(1, 65_536), "512", "Connections open at once, all listeners together."),

@@ -48,6 +48,7 @@ pub fn resolve(sources: &Sources<'_>) -> Result<Resolved, Mistakes> {
         model: reader.text("model"),
         aliases: reader.list("alias"),
         kv_bits: reader.text("kv_bits").and_then(|bits| bits.parse().ok()),
+        manifest: reader.path("manifest", sources.user_home.as_deref()),
         listen: listening(&mut reader, sources),
         times: times(&mut reader),
         limits: limits(&mut reader),
@@ -105,6 +106,7 @@ fn times(reader: &mut Reader) -> Times {
         ping: seconds("ping_seconds"),
         write_stall: seconds("write_stall_seconds"),
         watch: seconds("watch_seconds"),
+        integrity: seconds("integrity_seconds"),
     }
 }
 

@@ -17,6 +17,8 @@ pub struct Settings {
     pub aliases: Vec<String>,
     /// Bits of the integers that keys and values are stored as, 4 or 8; `None`: as they are computed.
     pub kv_bits: Option<u32>,
+    /// The public key by which the model's manifest must be signed; `None`: whatever the files hold is served.
+    pub manifest: Option<PathBuf>,
     /// Where we listen.
     pub listen: Listen,
     /// How long things may take; already divided by the time scale.
@@ -89,6 +91,8 @@ pub struct Times {
     pub write_stall: Duration,
     /// Between two looks of the watch thread.
     pub watch: Duration,
+    /// Between two looks at the executable on disk.
+    pub integrity: Duration,
 }
 
 /// Every bound on what is accepted.
@@ -145,6 +149,7 @@ impl Times {
             ping: seconds(5),
             write_stall: seconds(60),
             watch: seconds(1),
+            integrity: seconds(10),
         }
     }
 }

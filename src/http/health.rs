@@ -24,6 +24,7 @@ pub(crate) fn ready(state: &State) -> Result<Response<Body>, Problem> {
 /// Everything, for a person; 503 while the engine cannot answer.
 pub(crate) fn report(state: &State) -> Response<Body> {
     let pulse = state.lifecycle.heartbeat.pulse();
+    let binary_wrong = state.metrics.binary_integrity.wrong();
     let health = Health {
         engine: engine_state(state, &pulse),
         running_rows: pulse.running,
@@ -32,6 +33,9 @@ pub(crate) fn report(state: &State) -> Response<Body> {
         requests_in_flight: state.lifecycle.drain.in_flight(),
         prefix_misses: prefix_misses(state),
         runtime_tick_age_seconds: seconds(pulse.runtime_tick_age_ms),
+        binary_integrity: binary_wrong.is_none(),
+        binary_wrong,
+        companion_age_seconds: state.metrics.companions.ages(),
         uptime_seconds: state.started.elapsed().as_secs_f64(),
         model: state.served.get().map(|served| served.card.id.clone()),
         version: env!("CARGO_PKG_VERSION"),

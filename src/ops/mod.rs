@@ -2,7 +2,15 @@
 //! reports and exits. It refuses to know the engine, HTTP's server side and models: a monitor shares nothing with what it watches.
 
 pub mod bench;
+pub mod canary;
 pub mod certs;
 pub mod doctor;
+pub mod guardian;
+mod look;
+pub mod manifest;
+pub mod parity_smoke;
 pub mod probe;
+mod state;
+mod supervisor;
 mod target;
+mod watch;

@@ -12,6 +12,10 @@ use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
 use super::*;
 use crate::config::args::{RootArgs, ServerArgs};
 use crate::ops::certs::{self, FIRST_CLIENT, Paths};
@@ -53,13 +57,13 @@ fn args(kind: ProbeKind, url: Option<String>, home: &Path) -> ProbeArgs {
     ProbeArgs { kind, timeout_seconds: Some(5.0), server: ServerArgs { url, ca: None, cert: None, key: None, root } }
 }
 
-fn look_at(kind: ProbeKind, answer: String) -> (Seen, String) {
+fn look_at(kind: ProbeKind, answer: String) -> (Health, Event, String) {
     let (url, heard) = double(answer);
     let home = tempfile::tempdir().unwrap();
     let (client, transport) = prepare(&args(kind, Some(url), home.path())).unwrap();
     assert_eq!(transport, "plain");
-    let seen = look(&client, kind);
-    (seen, heard.join().unwrap().map(|(line, body)| line + "\n" + &body).unwrap_or_default())
+    let (health, event) = judge(look(&client, kind));
+    (health, event, heard.join().unwrap().map(|(line, body)| line + "\n" + &body).unwrap_or_default())
 }
 
 fn chat(content: &str) -> String {
@@ -86,9 +90,9 @@ fn a_listed_model_is_healthy_and_everything_else_is_not() {
         ("nonsense\r\n\r\n".to_owned(), Health::Unhealthy, ""),
     ];
     for (answer, health, words) in cases {
-        let (seen, heard) = look_at(ProbeKind::Http, answer.clone());
-        assert_eq!(seen.health, health, "{answer}: {seen:?}");
-        assert!(seen.detail.contains(words), "{answer}: {seen:?}");
+        let (seen, event, heard) = look_at(ProbeKind::Http, answer.clone());
+        assert_eq!(seen, health, "{answer}: {event:?}");
+        assert!(event.detail.contains(words), "{answer}: {event:?}");
         assert!(heard.starts_with("GET /v1/models HTTP/1.1\n"), "{heard}");
     }
 }
@@ -107,8 +111,8 @@ fn a_chat_must_say_four_and_an_empty_200_fails() {
         (response(500, "{}"), Health::Unhealthy, "probe_failed"),
     ];
     for (answer, health, event) in cases {
-        let (seen, heard) = look_at(ProbeKind::Chat, answer.clone());
-        assert_eq!((seen.health, seen.event), (health, event), "{answer}: {seen:?}");
+        let (seen, told, heard) = look_at(ProbeKind::Chat, answer.clone());
+        assert_eq!((seen, told.kind.name), (health, event), "{answer}: {told:?}");
         assert!(heard.starts_with("POST /v1/chat/completions HTTP/1.1\n{\"messages\":[{\"role\":\"user\""), "{heard}");
     }
 }
@@ -122,11 +126,11 @@ fn a_silent_server_is_unhealthy_at_the_limit_and_a_closed_port_at_once() {
     let (client, _) = prepare(&args).unwrap();
     let begun = Instant::now();
     let seen = look(&client, ProbeKind::Http);
-    assert!(seen.health == Health::Unhealthy && seen.detail.contains("within 0.2 s"), "{seen:?}");
+    assert!(matches!(&seen, Seen::Failed(why) if why.contains("within 0.2 s")), "{seen:?}");
     assert!(begun.elapsed() < Duration::from_secs(2));
     drop(listener);
     let seen = look(&client, ProbeKind::Http);
-    assert!(seen.health == Health::Unhealthy && seen.detail.contains("refused"), "{seen:?}");
+    assert!(matches!(&seen, Seen::Failed(why) if why.contains("refused")), "{seen:?}");
 }
 
 /// A server with mutual TLS from these certificates that answers one request.
@@ -157,8 +161,8 @@ fn mutual_tls_works_with_our_certificates_and_fails_with_anothers() {
         let (url, server) = tls_double(&paths, chat("\"4\""));
         let (client, transport) = prepare(&args(ProbeKind::Chat, Some(url), client_home.path())).unwrap();
         assert_eq!(transport, "mtls");
-        let seen = look(&client, ProbeKind::Chat);
-        assert_eq!(seen.health, health, "{seen:?}");
+        let (seen, event) = judge(look(&client, ProbeKind::Chat));
+        assert_eq!(seen, health, "{event:?}");
         assert_eq!(server.join().unwrap().is_some(), health == Health::Healthy);
     }
 }
@@ -182,17 +186,4 @@ fn certificates_decide_the_transport_and_a_missing_one_is_no_downgrade() {
     let server = ServerArgs { url: Some("http://x".to_owned()), ca: Some("/x".into()), ..args.server };
     let named = ProbeArgs { server, ..args };
     assert!(prepare(&named).is_err());
-}
-
-#[test]
-fn ticks_in_a_row_are_counted_on_disk_and_a_torn_count_is_set_aside() {
-    let home = tempfile::tempdir().unwrap();
-    let tick = |health| remember(home.path(), ProbeKind::Http, health);
-    let counts = [Health::Healthy, Health::Healthy, Health::Unhealthy, Health::CannotRun, Health::Healthy].map(tick);
-    assert_eq!(counts, [1, 2, 1, 2, 1]);
-    let path = home.path().join("state/probe-http.last.json");
-    fs::write(&path, "{\"heal").unwrap();
-    assert_eq!(tick(Health::Unhealthy), 1);
-    assert!(path.with_extension("json.torn").exists());
-    assert_eq!(remember(home.path(), ProbeKind::Chat, Health::Unhealthy), 1, "each probe counts for itself");
 }

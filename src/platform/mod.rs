@@ -2,7 +2,9 @@
 //! not offer; it refuses to know anything else of ours. One of the three places where `unsafe` may stand.
 
 pub mod allocator;
+pub mod child;
 pub mod clock;
+pub mod executable;
 pub mod files;
 pub mod host;
 pub mod mapping;

@@ -11,6 +11,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Metric, Registry};
 
+use crate::telemetry::binary::BinaryIntegrity;
+use crate::telemetry::companions::Companions;
 use crate::telemetry::misses::Misses;
 
 /// The media type of [`Metrics::render`]'s text.
@@ -60,6 +62,12 @@ pub struct Metrics {
     pub runtime_late_ticks: Counter,
     /// How late the latest tick of the async runtime was.
     pub runtime_tick_lateness_seconds: Seconds,
+    /// When what mutual TLS depends on ends, in Unix seconds; empty without mutual TLS.
+    pub tls_not_after: Family<TlsLabels, Gauge>,
+    /// Whether the executable on disk is the one that runs.
+    pub binary_integrity: BinaryIntegrity,
+    /// How long ago each watcher last looked.
+    pub companions: Companions,
 }
 
 /// What became of guessed tokens. Clones count together.
@@ -173,6 +181,13 @@ pub struct DropLabels {
     pub reason: DropLabel,
 }
 
+/// Labels of `tls_not_after`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct TlsLabels {
+    /// `server`, `ca` or `crl`.
+    pub of: &'static str,
+}
+
 impl Metrics {
     /// A registry in which everything is zero.
     #[must_use]
@@ -195,6 +210,9 @@ impl Metrics {
             accept_errors: Counter::default(),
             runtime_late_ticks: Counter::default(),
             runtime_tick_lateness_seconds: Seconds::default(),
+            tls_not_after: Family::default(),
+            binary_integrity: BinaryIntegrity::default(),
+            companions: Companions::default(),
         };
         metrics.register();
         metrics
@@ -232,6 +250,9 @@ impl Metrics {
         add.add("runtime_late_ticks", "Ticks of the async runtime over 100 ms late", &self.runtime_late_ticks);
         let lateness = &self.runtime_tick_lateness_seconds;
         add.add("runtime_tick_lateness_seconds", "Lateness of the async runtime's latest tick", lateness);
+        add.add("tls_cert_not_after_seconds", "End of what mutual TLS depends on, Unix time", &self.tls_not_after);
+        add.add("binary_integrity", "1 while a restart would run what runs now", &self.binary_integrity.gauge);
+        add.add("companion_age_seconds", "Since each watcher's last tick", &self.companions.family);
     }
 
     /// The whole registry as text, with the engine's state as of now.

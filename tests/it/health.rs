@@ -177,6 +177,33 @@ fn probe_misses(running: &Running) -> serde_json::Value {
     Connection::to(running.admin()).get("/health").expect("an answer").json()["prefix_misses"].clone()
 }
 
+/// I1: what the incident did, seen by the server itself while it still serves.
+#[test]
+fn i1_a_server_whose_executable_is_removed_says_so_and_goes_on_and_says_when_it_is_back() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let program = folder.path().join("sanctum-mlx");
+    // Not a copy: the file must be able to come back as it was.
+    std::fs::hard_link(env!("CARGO_BIN_EXE_sanctum-mlx"), &program)
+        .or_else(|_| std::fs::copy(env!("CARGO_BIN_EXE_sanctum-mlx"), &program).map(drop))
+        .expect("the folder is ours");
+    let away = folder.path().join("away");
+    let running = Server::new(&tiny()).program(&program).with(["--integrity-seconds", "0.05"]).ready();
+    let look = || {
+        let health = Connection::to(running.admin()).get("/health").expect("an answer");
+        let metrics = running.connect().get("/metrics").expect("an answer").body;
+        let gauge = metrics.lines().find(|line| line.starts_with("sanctum_mlx_binary_integrity ")).expect("the gauge");
+        (health.status, health.json()["binary_wrong"].as_str().map(str::to_owned), gauge.ends_with(" 1"))
+    };
+    assert_eq!(look(), (200, None, true));
+    std::fs::rename(&program, &away).expect("the file is ours");
+    let told = eventually("the server misses its executable", || Some(look()).filter(|look| !look.2));
+    assert_eq!(told.0, 200, "it serves on");
+    assert!(told.1.as_deref().is_some_and(|wrong| wrong.contains("it is gone")), "{told:?}");
+    assert_eq!(running.connect().post_chat(&chat("Count.", 4, false)).expect("an answer").status, 200);
+    std::fs::rename(&away, &program).expect("the file is ours");
+    eventually("the executable is back", || (look() == (200, None, true)).then_some(()));
+}
+
 /// O4 over a real socket: the row ends for its reason, long before its answer is whole.
 #[test]
 fn o4_a_client_that_resets_its_stream_is_counted_as_gone_and_its_row_is_free() {

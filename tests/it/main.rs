@@ -5,6 +5,7 @@ mod support;
 
 mod bench;
 mod chat;
+mod clean;
 mod drain;
 mod exit;
 mod health;
@@ -18,3 +19,4 @@ mod structured;
 mod text;
 mod tls;
 mod tools;
+mod watchers;

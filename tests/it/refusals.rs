@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -47,6 +48,38 @@ fn l12_a_mistake_of_configuration_certificate_or_model_is_told_before_anything_i
     fs::write(home.join("certs/server.crt"), "no certificate").expect("the file is ours");
     refused(Server::new(&tiny()).at_home(&home), &["server.crt"]);
     tell_trials("L12", 5, 3);
+}
+
+/// I4: the manifest's commands and `serve --manifest` from the outside.
+#[test]
+fn i4_a_model_that_is_not_what_was_signed_is_refused_and_one_that_is_serves() {
+    let folder = TempDir::new().expect("a folder");
+    let (home, model) = (folder.path().join("home"), folder.path().join("tiny.gguf"));
+    fs::copy(tiny(), &model).expect("the folder is ours");
+    let manifest = |words: &[&str]| {
+        let program = env!("CARGO_BIN_EXE_sanctum-mlx");
+        let ended = Command::new(program).arg("manifest").args(words).arg("--home").arg(&home).output();
+        let ended = ended.expect("the binary runs");
+        (ended.status.code(), String::from_utf8_lossy(&ended.stderr).into_owned())
+    };
+    let path = model.to_str().expect("UTF-8");
+    let key = home.join("keys/manifest.pub");
+    let serve = || Server::new(&model).at_home(&home).with(["--manifest", key.to_str().expect("UTF-8")]);
+    refused(serve(), &["tiny.gguf.sha256", "manifest sign"]);
+    assert_eq!(manifest(&["sign", path]).0, Some(78), "there is no key");
+    assert_eq!(manifest(&["keygen"]), (Some(0), String::new()));
+    assert_eq!(manifest(&["sign", path]), (Some(0), String::new()));
+    assert_eq!(manifest(&["verify", path]), (Some(0), String::new()));
+    let running = serve().ready();
+    running.signal("TERM");
+    assert_eq!(running.ended(Instant::now()).code, 0);
+
+    let mut bytes = fs::read(&model).expect("the file is ours");
+    *bytes.last_mut().expect("it is not empty") ^= 1;
+    fs::write(&model, bytes).expect("the file is ours");
+    refused(serve(), &["tiny.gguf has SHA-256"]);
+    let (code, said) = manifest(&["verify", path]);
+    assert!(code == Some(78) && said.contains("is not what was signed"), "{said}");
 }
 
 #[test]

@@ -167,3 +167,24 @@ fn t1_only_a_client_with_a_sound_certificate_of_our_authority_is_answered() {
     assert!(!heard.windows(4).any(|bytes| bytes == b"HTTP"), "{heard:?}");
     tell_trials("T1", cases + 2, 11);
 }
+
+#[test]
+fn t9_a_scrape_tells_when_each_certificate_and_the_revocation_list_end() {
+    let running = Server::new(&tiny()).ready();
+    let metrics = running.connect().get("/metrics").expect("an answer").body;
+    let told = |of: &str| -> i64 {
+        let begins = format!("sanctum_mlx_tls_cert_not_after_seconds{{of=\"{of}\"}} ");
+        let line = metrics.lines().find_map(|line| line.strip_prefix(&begins)).expect(of);
+        line.parse().expect("Unix seconds")
+    };
+    let certs = running.home().join("certs");
+    for (of, file) in [("server", "server.crt"), ("ca", "ca.crt")] {
+        let pem = fs::read(certs.join(file)).expect("the server made it");
+        let (_, block) = x509_parser::pem::parse_x509_pem(&pem).expect("PEM");
+        assert_eq!(told(of), block.parse_x509().expect("a certificate").validity().not_after.timestamp(), "{of}");
+    }
+    let pem = fs::read(certs.join("crl.pem")).expect("the server made it");
+    let (_, block) = x509_parser::pem::parse_x509_pem(&pem).expect("PEM");
+    let (_, list) = x509_parser::parse_x509_crl(&block.contents).expect("a list");
+    assert_eq!(told("crl"), list.next_update().expect("it ends").timestamp());
+}

@@ -48,6 +48,7 @@ pub(super) fn settings() -> Settings {
         home: "unused".into(),
         model: None,
         kv_bits: None,
+        manifest: None,
         aliases: Vec::new(),
         listen: Listen {
             plain: Vec::new(),

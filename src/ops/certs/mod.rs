@@ -61,6 +61,24 @@ impl Ensured {
     }
 }
 
+/// When each thing that the server shows or trusts ends, in Unix seconds.
+///
+/// # Errors
+/// A file is missing or is not what its name says; the message names it.
+pub fn ends(paths: &Paths) -> anyhow::Result<[(&'static str, i64); 3]> {
+    let read = |path: PathBuf, end: fn(&str) -> anyhow::Result<i64>| {
+        let pem = Store::read(&path)?.with_context(|| format!("{} is missing", path.display()))?;
+        end(&pem).with_context(|| path.display().to_string())
+    };
+    let certificate = |pem: &str| Ok(facts(pem)?.not_after);
+    let list = |pem: &str| Ok(revocations_window(pem)?.1);
+    Ok([
+        ("server", read(paths.server_certificate(), certificate)?),
+        ("ca", read(paths.ca_certificate(), certificate)?),
+        ("crl", read(paths.revocations(), list)?),
+    ])
+}
+
 /// `certs …`.
 ///
 /// # Errors

@@ -18,6 +18,7 @@ use super::http::Connection;
 
 /// How a server is started.
 pub struct Server {
+    program: PathBuf,
     arguments: Vec<String>,
     home: Option<PathBuf>,
 }
@@ -47,12 +48,18 @@ impl Server {
     /// A server on free loopback ports, with a drain of one second, unless other arguments say otherwise.
     pub fn new(model: &Path) -> Self {
         let arguments = vec!["serve".to_owned(), "--model".to_owned(), model.display().to_string()];
-        Self { arguments, home: None }
+        Self { program: env!("CARGO_BIN_EXE_sanctum-mlx").into(), arguments, home: None }
     }
 
     /// Adds arguments.
     pub fn with<const N: usize>(mut self, arguments: [&str; N]) -> Self {
         self.arguments.extend(arguments.map(str::to_owned));
+        self
+    }
+
+    /// Runs another copy of the binary.
+    pub fn program(mut self, program: &Path) -> Self {
+        program.clone_into(&mut self.program);
         self
     }
 
@@ -68,7 +75,7 @@ impl Server {
         let home = self.home.unwrap_or_else(|| folder.as_ref().expect("made above").path().join("home"));
         let given = |flag: &str| self.arguments.iter().any(|argument| argument == flag);
         let defaults = [["--port", "0"], ["--tls-port", "0"], ["--drain-seconds", "1"]];
-        let mut child = Command::new(env!("CARGO_BIN_EXE_sanctum-mlx"))
+        let mut child = Command::new(&self.program)
             .args(&self.arguments)
             .args(defaults.iter().filter(|[flag, _]| !given(flag)).flatten())
             .arg("--home")

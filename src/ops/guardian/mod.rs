@@ -1,0 +1,276 @@
+//! The guardian: the process serves and the engine makes progress; if not, it is started again. The only watcher that
+//! heals, and the one that can do harm: busy is not hung, a server that would not boot is not killed, and after three
+//! restarts within an hour a human is called instead of a fourth.
+
+mod boots;
+mod judge;
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::Deserialize;
+
+use self::judge::{Answer, Past, Verdict};
+use crate::client::wire::ErrorEnvelope;
+use crate::client::{Client, ClientError};
+use crate::config::args::{GuardianArgs, ServerArgs};
+use crate::config::home;
+use crate::ops::look;
+use crate::ops::state::{self, State};
+use crate::ops::supervisor::{self, Service, Supervisor};
+use crate::ops::target::Target;
+use crate::ops::watch::event::{Event, Kind};
+use crate::ops::watch::plan::Plan;
+use crate::ops::watch::tick::{Health, Tick, Watcher};
+
+const OK: Kind = Kind::info("guardian_ok");
+/// It loads or drains.
+const WAITING: Kind = Kind::info("guardian_waiting");
+/// The listeners are silent, and the engine works.
+const BUSY: Kind = Kind::warn("guardian_busy");
+/// A listener failed, not often enough for anything to be done.
+const FAILED: Kind = Kind::warn("guardian_failed");
+/// Another process answers on our port.
+const SQUATTED: Kind = Kind::error("port_squatted").alerting(60);
+/// The server put itself into its brake.
+const CRASH_LOOP: Kind = Kind::error("crash_loop").alerting(60);
+/// It was started again.
+const RESTARTED: Kind = Kind::error("guardian_restarted").alerting(10);
+/// It should be, and was not, because it would not boot.
+const WITHHELD: Kind = Kind::error("restart_withheld").alerting(30);
+/// It should be, and was not, because it was three times within the hour.
+const RATE_LIMITED: Kind = Kind::error("rate_limited").alerting(60);
+/// It should be, and could not.
+const RESTART_FAILED: Kind = Kind::error("restart_failed").alerting(30);
+const CANNOT_RUN: Kind = Kind::error("guardian_cannot_run").alerting(60);
+
+/// After its drain a server needs this long to be gone.
+const DRAIN_GRACE_SECONDS: u64 = 2;
+/// The engine or the runtime works when it moved within this.
+const PROGRESS_SECONDS: f64 = 15.0;
+
+/// A listener, and what it answered.
+struct Look {
+    url: String,
+    answer: Answer,
+    /// It took the connection and said nothing within the limit: what a busy server does, and a hung one.
+    silent: bool,
+    instance: Option<String>,
+}
+
+/// What the server's own admin listener says.
+#[derive(Debug, Deserialize)]
+struct Inside {
+    instance: String,
+    running_rows: u32,
+    last_step_age_seconds: f64,
+    runtime_tick_age_seconds: f64,
+}
+
+/// The file in which a server says where it listens.
+#[derive(Debug, Deserialize)]
+struct Bound {
+    pid: u32,
+    admin: String,
+}
+
+/// What a listener's 200 says besides its models.
+#[derive(Debug, Deserialize)]
+struct Listed {
+    data: Vec<serde_json::Value>,
+    sanctum: Option<Instance>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Instance {
+    instance: String,
+}
+
+/// One tick: looks at every listener, heals if it must, tells, and says how it ended.
+#[must_use]
+pub fn run(args: &GuardianArgs) -> Health {
+    let every = Some(Duration::from_secs(args.every_seconds));
+    let home = home::root(args.server.root.home.as_deref());
+    let tick = Tick::begin(Watcher { name: "guardian", every }, home.as_deref().ok());
+    let prepared = home.map_err(anyhow::Error::from).and_then(|home| {
+        let plan = Plan::of(&home)?;
+        let limit = look::limit(args.timeout_seconds, look::MODELS_LIMIT)?;
+        let targets: Vec<Target> = servers(args).iter().map(Target::of).collect::<Result<_, _>>()?;
+        let clients = targets.iter().map(|target| Ok((target.url.clone(), target.client(limit)?)));
+        let clients: Vec<(String, Client)> = clients.collect::<anyhow::Result<_>>()?;
+        let transport = targets.iter().map(Target::transport).min().unwrap_or("none");
+        Ok((home, plan, clients, transport, limit))
+    });
+    let (home, plan, clients, transport, limit) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) => return tick.end(Health::CannotRun, "none", vec![CANNOT_RUN.with(format!("{error:#}"))], None),
+    };
+    let supervisor = supervisor::of_system();
+    let service = args.service.clone().unwrap_or_else(|| supervisor.server().to_owned());
+    let guard = Guard { home: &home, supervisor: supervisor.as_ref(), service: &service, limit };
+    let looks = clients.iter().map(|(url, client)| look_at(url, client)).collect();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let (health, events) = guard.act(looks, now, args.drain_seconds + DRAIN_GRACE_SECONDS);
+    if health != Health::CannotRun
+        && let Some(url) = &plan.heartbeat.url
+        && health == Health::Healthy
+    {
+        beat(url);
+    }
+    tick.end(health, transport, events, Some(&plan))
+}
+
+/// One target for each listener that was named, or the usual one.
+fn servers(args: &GuardianArgs) -> Vec<ServerArgs> {
+    if args.listener.is_empty() {
+        return vec![args.server.clone()];
+    }
+    args.listener.iter().map(|url| ServerArgs { url: Some(url.clone()), ..args.server.clone() }).collect()
+}
+
+fn look_at(url: &str, client: &Client) -> Look {
+    let look = |answer, silent, instance| Look { url: url.to_owned(), answer, silent, instance };
+    let reply = match client.get("/v1/models") {
+        Ok(reply) => reply,
+        Err(error) => {
+            let silent = matches!(error, ClientError::Timeout(_));
+            return look(Answer::Failed(format!("{url}: {error}")), silent, None);
+        }
+    };
+    if reply.status == 200 {
+        return match reply.json::<Listed>() {
+            Ok(listed) if !listed.data.is_empty() => {
+                look(Answer::Served, false, listed.sanctum.map(|sanctum| sanctum.instance))
+            }
+            Ok(_) => look(Answer::Failed(format!("{url}: 200, but no model is listed")), false, None),
+            Err(error) => look(Answer::Failed(format!("{url}: {error}")), false, None),
+        };
+    }
+    let error = reply.json::<ErrorEnvelope>().map(|envelope| envelope.error);
+    let (code, message) = match error {
+        Ok(error) => (error.code.unwrap_or_default(), error.message),
+        Err(_) => (String::new(), reply.excerpt()),
+    };
+    let answer = match (reply.status, code.as_str()) {
+        (503, "starting" | "loading") => Answer::Loading,
+        (503, "draining" | "shutting_down") => Answer::Draining,
+        (503, "crash_loop") => Answer::CrashLoop(message),
+        (status, _) => Answer::Failed(format!("{url}: {status} {message}")),
+    };
+    look(answer, false, None)
+}
+
+/// Everything that healing needs.
+struct Guard<'a> {
+    home: &'a Path,
+    supervisor: &'a dyn Supervisor,
+    service: &'a str,
+    limit: Duration,
+}
+
+impl Guard<'_> {
+    fn act(&self, looks: Vec<Look>, now: u64, drain_seconds: u64) -> (Health, Vec<Event>) {
+        let state = State::of(self.home, "guardian");
+        let mut past: Past = state.read();
+        let mut events = Vec::new();
+        let inside = self.inside();
+        let squatted = inside.as_ref().and_then(|inside| squatter(&looks, inside));
+        let silent = looks.iter().all(|look| look.silent || !matches!(look.answer, Answer::Failed(_)));
+        let mut answers: Vec<Answer> = looks.into_iter().map(|look| look.answer).collect();
+        if let Some(why) = squatted {
+            events.push(SQUATTED.with(why.clone()));
+            answers.push(Answer::Failed(why));
+        }
+        let verdict = past.judge(&answers, now, drain_seconds);
+        let (health, event) = match verdict {
+            Verdict::Healthy => (Health::Healthy, OK.with(format!("{} listeners serve", answers.len()))),
+            Verdict::Waiting(state) => (Health::Healthy, WAITING.with(state)),
+            Verdict::CrashLoop(why) => (Health::Unhealthy, CRASH_LOOP.with(why)),
+            Verdict::Failing(why) => (Health::Unhealthy, FAILED.with(why)),
+            Verdict::RateLimited(why) => {
+                (Health::CannotRun, RATE_LIMITED.with(format!("restarted three times within an hour, and still {why}")))
+            }
+            Verdict::Suspect(why) if silent && inside.as_ref().is_some_and(works) => {
+                (Health::Unhealthy, BUSY.with(format!("{why}; yet the engine works")))
+            }
+            Verdict::Suspect(why) => self.heal(&why, &mut past, now),
+        };
+        events.push(event);
+        if let Err(error) = state.write(&past) {
+            events.push(CANNOT_RUN.with(format!("restarts cannot be counted: {error}")));
+        }
+        (health, events)
+    }
+
+    /// Restarts the server, unless that would end it for good.
+    fn heal(&self, why: &str, past: &mut Past, now: u64) -> (Health, Event) {
+        let name = self.supervisor.name();
+        let service = match self.supervisor.look(self.service) {
+            Ok(Some(service)) => service,
+            Ok(None) => {
+                let detail = format!("{why}; {name} has not loaded {}, so nobody would start it", self.service);
+                return (Health::CannotRun, WITHHELD.with(detail));
+            }
+            Err(error) => return (Health::CannotRun, RESTART_FAILED.with(format!("{why}; {error:#}"))),
+        };
+        let obstacles = boots::obstacles(&service);
+        if !obstacles.is_empty() {
+            let detail = format!("{why}; it would not boot: {}", obstacles.join("; "));
+            return (Health::CannotRun, WITHHELD.with(detail));
+        }
+        match self.supervisor.restart(self.service) {
+            Ok(()) => {
+                past.restarted(now);
+                (Health::Unhealthy, RESTARTED.with(format!("{why}; {}", told(name, &service))))
+            }
+            Err(error) => (Health::CannotRun, RESTART_FAILED.with(format!("{why}; {error:#}"))),
+        }
+    }
+
+    /// What the supervised server says of itself where clients cannot crowd us out; `None` when it does not.
+    fn inside(&self) -> Option<Inside> {
+        let text = fs::read(state::folder(self.home).join("serve.json")).ok()?;
+        let bound: Bound = serde_json::from_slice(&text).ok()?;
+        // A file of a process that the supervisor did not start says nothing about the one that it did.
+        let supervised = self.supervisor.look(self.service).ok().flatten();
+        if supervised.is_some_and(|service| service.pid.is_some_and(|pid| pid != bound.pid)) {
+            return None;
+        }
+        let client = Client::new(&format!("http://{}", bound.admin), None, self.limit).ok()?;
+        client.get("/health").ok()?.json().ok()
+    }
+}
+
+fn told(supervisor: &str, service: &Service) -> String {
+    let pid = service.pid.map_or_else(|| "no process".to_owned(), |pid| format!("process {pid}"));
+    format!("{supervisor} was told to replace {pid}")
+}
+
+/// A listener that answers and is not the supervised server.
+fn squatter(looks: &[Look], inside: &Inside) -> Option<String> {
+    let other =
+        |look: &&Look| matches!(look.answer, Answer::Served) && look.instance.as_ref() != Some(&inside.instance);
+    let look = looks.iter().find(other)?;
+    let answers = look.instance.as_deref().unwrap_or("a server that is not ours");
+    Some(format!("{} is answered by {answers}, not by {}", look.url, inside.instance))
+}
+
+/// The engine and the runtime move; then silence is work.
+fn works(inside: &Inside) -> bool {
+    let engine = inside.running_rows == 0 || inside.last_step_age_seconds < PROGRESS_SECONDS;
+    engine && inside.runtime_tick_age_seconds < PROGRESS_SECONDS
+}
+
+/// A dead man's switch: that it could not be reached is the other side's to notice.
+fn beat(url: &str) {
+    const LIMIT: Duration = Duration::from_secs(10);
+    let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(LIMIT)).build().new_agent();
+    if let Err(error) = agent.get(url).call() {
+        eprintln!("guardian: heartbeat {url}: {error}");
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

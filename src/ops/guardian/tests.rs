@@ -1,0 +1,177 @@
+//! The guardian beside doubles: a supervisor that counts, and sockets that answer as told. The whole, with real
+//! processes, is in `tests/it`.
+
+#![allow(clippy::unwrap_used)]
+
+use std::cell::Cell;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use super::*;
+
+/// A supervisor that restarts nothing and counts.
+struct Counting {
+    service: Option<Service>,
+    restarts: Cell<u32>,
+}
+
+impl Supervisor for Counting {
+    fn name(&self) -> &'static str {
+        "the double"
+    }
+
+    fn server(&self) -> &'static str {
+        "server"
+    }
+
+    fn look(&self, _: &str) -> anyhow::Result<Option<Service>> {
+        Ok(self.service.clone())
+    }
+
+    fn restart(&self, _: &str) -> anyhow::Result<()> {
+        self.restarts.set(self.restarts.get() + 1);
+        Ok(())
+    }
+}
+
+struct Site {
+    home: tempfile::TempDir,
+    supervisor: Counting,
+    program: PathBuf,
+}
+
+impl Site {
+    fn new() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let (program, definition) = (home.path().join("program"), home.path().join("definition"));
+        fs::write(&program, "").unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(&definition, "").unwrap();
+        let service =
+            Service { pid: Some(1), program: Some(program.clone()), definition: Some(definition), last_exit: None };
+        Self { home, supervisor: Counting { service: Some(service), restarts: Cell::new(0) }, program }
+    }
+
+    /// Ticks a minute apart, each of which sees the same; their exit codes and events.
+    fn ticks(&self, count: u64, looks: impl Fn() -> Vec<Look>) -> Vec<(u8, Vec<&'static str>)> {
+        let limit = Duration::from_secs(5);
+        let guard = Guard { home: self.home.path(), supervisor: &self.supervisor, service: "server", limit };
+        let tick = |minute| {
+            let (health, events) = guard.act(looks(), minute * 60, 27);
+            (health as u8, events.iter().map(|event| event.kind.name).collect())
+        };
+        (1..=count).map(tick).collect()
+    }
+
+    /// An admin listener that says this for as long as the test runs.
+    fn inside(&self, health: &str) {
+        let body = health.to_owned();
+        let admin = answering(200, body);
+        let state = serde_json::json!({"pid": 1, "admin": admin});
+        fs::create_dir_all(self.home.path().join("state")).unwrap();
+        fs::write(self.home.path().join("state/serve.json"), state.to_string()).unwrap();
+    }
+}
+
+/// The address of a server that answers everything with this.
+fn answering(status: u16, body: String) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.unwrap());
+            let mut line = String::new();
+            while stream.read_line(&mut line).unwrap_or(0) > 2 {
+                line.clear();
+            }
+            let length = body.len();
+            let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n");
+            // A client that left is no failure of the double.
+            let _ = stream.get_mut().write_all((head + &body).as_bytes());
+        }
+    });
+    address
+}
+
+fn refused() -> Vec<Look> {
+    vec![Look { url: "u".to_owned(), answer: Answer::Failed("refused".to_owned()), silent: false, instance: None }]
+}
+
+fn silent() -> Vec<Look> {
+    vec![Look { url: "u".to_owned(), answer: Answer::Failed("no answer".to_owned()), silent: true, instance: None }]
+}
+
+const WORKING: &str = r#"{"instance":"a","running_rows":8,"last_step_age_seconds":0.2,"runtime_tick_age_seconds":0.1}"#;
+const HUNG: &str = r#"{"instance":"a","running_rows":1,"last_step_age_seconds":90,"runtime_tick_age_seconds":0.1}"#;
+
+#[test]
+fn p9_a_server_that_is_down_is_restarted_at_the_third_tick_and_a_human_is_called_for_the_fourth_restart() {
+    let site = Site::new();
+    let ticks = site.ticks(13, refused);
+    assert_eq!(ticks[0], (1, vec!["guardian_failed"]));
+    let restarted: Vec<usize> =
+        ticks.iter().enumerate().filter(|(_, tick)| tick.1 == ["guardian_restarted"]).map(|(at, _)| at).collect();
+    assert_eq!(restarted, [2, 5, 8]);
+    assert_eq!(ticks[11], (2, vec!["rate_limited"]));
+    assert_eq!(site.supervisor.restarts.get(), 3);
+}
+
+#[test]
+fn p9_a_server_that_would_not_boot_is_left_running_and_a_human_is_called() {
+    let site = Site::new();
+    fs::remove_file(&site.program).unwrap();
+    let ticks = site.ticks(30, refused);
+    assert!(ticks[2..].iter().all(|tick| *tick == (2, vec!["restart_withheld"])), "{ticks:?}");
+    let unloaded = Site { supervisor: Counting { service: None, restarts: Cell::new(0) }, ..Site::new() };
+    assert_eq!(unloaded.ticks(3, refused)[2], (2, vec!["restart_withheld"]));
+    assert_eq!(site.supervisor.restarts.get() + unloaded.supervisor.restarts.get(), 0);
+}
+
+#[test]
+fn p9_half_an_hour_of_saturation_restarts_nothing_and_a_hang_does() {
+    let site = Site::new();
+    site.inside(WORKING);
+    let ticks = site.ticks(30, silent);
+    assert!(ticks[2..].iter().all(|tick| *tick == (1, vec!["guardian_busy"])), "{ticks:?}");
+    assert_eq!(site.supervisor.restarts.get(), 0);
+    let hung = Site::new();
+    hung.inside(HUNG);
+    assert_eq!(hung.ticks(3, silent)[2], (1, vec!["guardian_restarted"]));
+    let closed = Site::new();
+    closed.inside(WORKING);
+    assert_eq!(closed.ticks(3, refused)[2], (1, vec!["guardian_restarted"]), "a port that refuses is not busy");
+}
+
+#[test]
+fn a_port_that_another_process_answers_on_is_told_and_counts_as_failed() {
+    let site = Site::new();
+    site.inside(WORKING);
+    let served = |instance: Option<&str>| {
+        vec![Look { url: "u".to_owned(), answer: Answer::Served, silent: false, instance: instance.map(str::to_owned) }]
+    };
+    assert_eq!(site.ticks(1, || served(Some("a")))[0], (0, vec!["guardian_ok"]));
+    assert_eq!(site.ticks(1, || served(Some("b")))[0], (1, vec!["port_squatted", "guardian_failed"]));
+    assert_eq!(site.ticks(1, || served(None))[0], (1, vec!["port_squatted", "guardian_failed"]));
+}
+
+#[test]
+fn each_answer_of_a_listener_is_told_apart() {
+    let error = |code: &str| format!(r#"{{"error":{{"message":"words","code":"{code}"}}}}"#);
+    let failed = |status: u16| Answer::Failed(format!("u: {status} words"));
+    let cases = [
+        (200, r#"{"data":[{"id":"m"}],"sanctum":{"instance":"a"}}"#.to_owned(), Answer::Served),
+        (200, r#"{"data":[]}"#.to_owned(), Answer::Failed("u: 200, but no model is listed".to_owned())),
+        (503, error("loading"), Answer::Loading),
+        (503, error("draining"), Answer::Draining),
+        (503, error("crash_loop"), Answer::CrashLoop("words".to_owned())),
+        (503, error("stalled"), failed(503)),
+        (500, error("internal"), failed(500)),
+    ];
+    for (status, body, answer) in cases {
+        let address = answering(status, body);
+        let client = Client::new(&format!("http://{address}"), None, Duration::from_secs(5)).unwrap();
+        assert_eq!(look_at("u", &client).answer, answer);
+    }
+}
