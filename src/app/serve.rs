@@ -2,6 +2,7 @@
 //! owns this order (a mistake is told before anything is bound; a socket that listens says 503 until a real token was
 //! generated) and hands the way down to `shutdown`.
 
+use std::io::{self, IsTerminal};
 use std::net::TcpListener;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -14,15 +15,16 @@ use crate::app::loading::{self, Opened};
 use crate::app::shutdown::{self, Going};
 use crate::app::surroundings;
 use crate::config::args::ServeArgs;
-use crate::config::settings::Settings;
+use crate::config::settings::{Limits, Settings, Times};
 use crate::config::sources::Sources;
 use crate::config::{home, resolve, show};
-use crate::engine::{Engine, EngineSettings, StartFailure};
+use crate::engine::{Engine, EngineSettings, Progress, StartFailure};
 use crate::http::seats::Seats;
 use crate::http::serve::{Front, Surface};
 use crate::http::tls::TlsFiles;
 use crate::http::{self, Door, State};
 use crate::lifecycle::Lifecycle;
+use crate::lifecycle::brake::{Brake, BrakeLimits, Limp, Pause};
 use crate::lifecycle::exit::{ExitCode, Order};
 use crate::lifecycle::phase::Phase;
 use crate::lifecycle::signal::{self, DrainLimits};
@@ -38,6 +40,10 @@ use crate::telemetry::metrics::{Metrics, TlsLabels};
 
 /// After the drain deadline, the process is forced to end this much later.
 const EXIT_GRACE: Duration = Duration::from_secs(1);
+/// Where starts are counted, below the home.
+const STARTS: &str = "state/starts.json";
+/// The part of the brake's window that a process waits before it ends, when the same mistake was refused again and again.
+const CONFIG_WAIT_SHARE: u32 = 10;
 /// Most workers of the public runtime: it parses and writes, and the cores are the model's.
 const WORKERS_MAX: usize = 4;
 /// Open files besides connections: libraries, model files, logs, listeners.
@@ -68,6 +74,9 @@ pub(super) fn run(args: &ServeArgs) -> ExitCode {
         Ok(resolved) => resolved,
         Err(mistakes) => {
             eprintln!("{mistakes}");
+            if !args.check {
+                slow_down_unresolved(args);
+            }
             return ExitCode::Config;
         }
     };
@@ -100,27 +109,63 @@ fn start(settings: Settings) -> Result<Never, Refusal> {
     let settings = Arc::new(settings);
     let lifecycle = Lifecycle::new();
     let state_file = StateFile::at(&settings.home);
-    start_threads(caught, &settings, &lifecycle, &state_file)?;
+    let limits = BrakeLimits { starts: settings.limits.crash_loop_starts, window: settings.times.brake };
+    let (brake, limp) = Brake::start(&settings.home.join(STARTS), limits);
+    let brake = Arc::new(brake);
+    start_threads(caught, &settings, &lifecycle, (&state_file, &brake))?;
+    let refused = come_up(&settings, &lifecycle, state_file, (executable, limp));
+    refused.inspect_err(|refusal| slow_down(&brake, refusal.code, settings.times.brake / CONFIG_WAIT_SHARE))
+}
 
-    let opened = loading::open(&settings).map_err(|error| Refusal::config(format!("{error:#}")))?;
-    let tls = prepare_tls(&settings)?;
-    raise_open_files(&settings)?;
-    let (bound, listeners) = bind(&settings)?;
-    lifecycle.phase.advance(Phase::Loading);
+/// Notes a refusal. A supervisor that starts us again at once, with the same mistake, is held back for a while.
+fn slow_down(brake: &Brake, code: ExitCode, wait: Duration) {
+    brake.end(code as i32);
+    // Whoever sits at a terminal is no supervisor.
+    if code == ExitCode::Config && brake.repeats(code as i32) && !io::stderr().is_terminal() {
+        eprintln!("refused again and again: ends in {} s, so that this is not tried all the time", wait.as_secs_f64());
+        Pause::default().wait(wait);
+    }
+}
+
+/// The same for settings that could not be resolved, by the documented limits.
+fn slow_down_unresolved(args: &ServeArgs) {
+    let Ok(home) = home::root(args.flags.home().as_deref()) else { return };
+    if home.is_dir() {
+        let window = Times::documented().brake;
+        let limits = BrakeLimits { starts: Limits::documented().crash_loop_starts, window };
+        slow_down(&Brake::start(&home.join(STARTS), limits).0, ExitCode::Config, window / CONFIG_WAIT_SHARE);
+    }
+}
+
+/// Everything that can be refused, and then the server.
+fn come_up(
+    settings: &Arc<Settings>,
+    lifecycle: &Arc<Lifecycle>,
+    state_file: StateFile,
+    (executable, limp): (io::Result<Executable>, Option<Limp>),
+) -> Result<Never, Refusal> {
+    let opened = loading::open(settings).map_err(|error| Refusal::config(format!("{error:#}")))?;
+    let tls = prepare_tls(settings)?;
+    raise_open_files(settings)?;
+    let (bound, listeners) = bind(settings)?;
+    match &limp {
+        None => drop(lifecycle.phase.advance(Phase::Loading)),
+        Some(limp) => tell_limp(limp, lifecycle),
+    }
     eprintln!("{}", bound.listening());
 
     let public = public_runtime().map_err(Refusal::system)?;
     let metrics = Arc::new(Metrics::new());
     if tls.is_some() {
-        tell_ends(&settings, &metrics)?;
+        tell_ends(settings, &metrics)?;
     }
     surroundings::watch(&metrics, executable, &settings.home, settings.times.integrity).map_err(Refusal::system)?;
-    let engine = start_engine(&settings, &lifecycle, &opened, (&public, &metrics))?;
+    let engine = start_engine(settings, lifecycle, (&opened, limp), (&public, &metrics))?;
     let state = Arc::new(State {
         engine: engine.handle.clone(),
         served: OnceLock::new(),
-        lifecycle: Arc::clone(&lifecycle),
-        settings: Arc::clone(&settings),
+        lifecycle: Arc::clone(lifecycle),
+        settings: Arc::clone(settings),
         metrics: Arc::clone(&metrics),
         instance: uuid::Uuid::new_v4().to_string(),
         started: Instant::now(),
@@ -142,21 +187,32 @@ fn start(settings: Settings) -> Result<Never, Refusal> {
             let outcome = started.await.unwrap_or_else(|_| Err(StartFailure::Device("the thread is gone".to_owned())));
             finish_start(outcome.map(|_| ()), &opened, &state, &bound, &state_file);
         });
+        let lifecycle = Arc::clone(lifecycle);
         shutdown::follow(Going { lifecycle, drain, fronts, engine: handle, engine_ended: ended }).await;
         // The exit thread has its order; it ends the process from here.
         std::future::pending::<Result<Never, Refusal>>().await
     })
 }
 
+/// Says that nothing is loaded, why, and what ends that.
+fn tell_limp(Limp { pause, reason }: &Limp, lifecycle: &Lifecycle) {
+    lifecycle.phase.advance_because(Phase::CrashLoop, reason);
+    let seconds = pause.as_secs();
+    tracing::error!(event = "crash_loop", seconds, reason, "nothing is loaded");
+    eprintln!("crash loop: {reason}; loads again in {seconds} s, or at once on SIGHUP");
+}
+
 fn start_threads(
     caught: Caught,
     settings: &Settings,
     lifecycle: &Arc<Lifecycle>,
-    state_file: &StateFile,
+    (state_file, brake): (&StateFile, &Arc<Brake>),
 ) -> Result<(), Refusal> {
     let logs = logs::start(if settings.log_json { Format::Json } else { Format::Text });
     let state_file = state_file.clone();
-    let flush = move || {
+    let brake = Arc::clone(brake);
+    let flush = move |code| {
+        brake.end(code as i32);
         state_file.remove();
         drop(logs);
     };
@@ -252,7 +308,7 @@ fn public_runtime() -> std::io::Result<Runtime> {
 fn start_engine(
     settings: &Settings,
     lifecycle: &Arc<Lifecycle>,
-    opened: &Opened,
+    (opened, limp): (&Opened, Option<Limp>),
     (public, metrics): (&Runtime, &Metrics),
 ) -> Result<Engine, Refusal> {
     let limits = settings.limits;
@@ -275,6 +331,14 @@ fn start_engine(
     let loader = {
         let _ = public;
         opened.loader(runner_settings, metrics.prefix_misses.clone())
+    };
+    let paused = Arc::clone(lifecycle);
+    let loader = move |progress: &Progress| {
+        if let Some(limp) = limp {
+            paused.pause.wait(limp.pause);
+            paused.phase.leave_crash_loop();
+        }
+        loader(progress)
     };
     Engine::start(engine_settings, Arc::clone(lifecycle), loader).map_err(Refusal::system)
 }

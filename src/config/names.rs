@@ -294,6 +294,22 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "10",
         "How often the server looks whether its own executable is still on disk as it was; /health and /metrics tell.",
     ),
+    setting(
+        "crash_loop_seconds",
+        Times,
+        Seconds(0.01, HOUR),
+        "600",
+        "The window in which starts that ended badly are counted, and how long the first crash loop waits before it loads again; \
+         further ones wait longer, up to six times as long.",
+    ),
+    setting(
+        "crash_loop_starts",
+        Limits,
+        Count(0, 64),
+        "5",
+        "After so many starts that ended badly, the next one loads nothing and says so (503 crash_loop) until the wait is over or SIGHUP \
+         comes; 0 turns it off.",
+    ),
     setting("body_bytes", Limits, Count(1_024, 1 << 30), "8388608", "Bytes of a request body."),
     setting("connections", Limits, Count(1, 65_536), "512", "Connections open at once, all listeners together."),
     setting(

@@ -107,6 +107,7 @@ fn times(reader: &mut Reader) -> Times {
         write_stall: seconds("write_stall_seconds"),
         watch: seconds("watch_seconds"),
         integrity: seconds("integrity_seconds"),
+        brake: seconds("crash_loop_seconds"),
     }
 }
 
@@ -124,6 +125,7 @@ fn limits(reader: &mut Reader) -> Limits {
             .then(|| u64::from(reader.small("memory_limit_mb")) << 20),
         prefix_cache_bytes: u64::from(reader.small("prefix_cache_mb")) << 20,
         prompt_lookup: reader.small("prompt_lookup"),
+        crash_loop_starts: reader.small("crash_loop_starts"),
         n: reader.small("n"),
         stop_strings: reader.size("stop_strings"),
         top_logprobs: reader.small("top_logprobs"),

@@ -93,6 +93,8 @@ pub struct Times {
     pub watch: Duration,
     /// Between two looks at the executable on disk.
     pub integrity: Duration,
+    /// The window in which bad ends are counted, and the first pause of the brake.
+    pub brake: Duration,
 }
 
 /// Every bound on what is accepted.
@@ -118,6 +120,8 @@ pub struct Limits {
     pub n: u32,
     /// Stop strings per request.
     pub stop_strings: usize,
+    /// Bad ends from which on a start does not load; 0: never.
+    pub crash_loop_starts: u32,
     /// Alternatives listed per token.
     pub top_logprobs: u32,
     /// Entries of `logit_bias`.
@@ -150,6 +154,7 @@ impl Times {
             write_stall: seconds(60),
             watch: seconds(1),
             integrity: seconds(10),
+            brake: seconds(600),
         }
     }
 }
@@ -167,6 +172,7 @@ impl Limits {
             memory_bytes: None,
             prefix_cache_bytes: 512 << 20,
             prompt_lookup: 0,
+            crash_loop_starts: 5,
             n: 8,
             stop_strings: 4,
             top_logprobs: 20,

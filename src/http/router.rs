@@ -189,9 +189,13 @@ fn stamped(state: &State, peer: &Peer, caller: &Caller, mut response: Response<B
 fn leaving(state: &State) -> Problem {
     match state.lifecycle.phase.now() {
         Phase::Dead => health::check_answering(state).expect_err("a dead engine cannot answer"),
-        Phase::Starting | Phase::Loading | Phase::Ready | Phase::Degraded | Phase::Stalled | Phase::Draining => {
-            Problem::Draining
-        }
+        Phase::Starting
+        | Phase::CrashLoop
+        | Phase::Loading
+        | Phase::Ready
+        | Phase::Degraded
+        | Phase::Stalled
+        | Phase::Draining => Problem::Draining,
     }
 }
 

@@ -68,18 +68,18 @@ impl ExitOrders {
         let _ = self.sender.try_send(order);
     }
 
-    /// Starts the thread that obeys. `flush` runs before the end, for at most 250 ms.
+    /// Starts the thread that obeys. `flush` is told the code and runs before the end, for at most 250 ms.
     ///
     /// # Errors
     /// The system gives no thread.
     ///
     /// # Panics
     /// When called twice.
-    pub fn start(&self, flush: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    pub fn start(&self, flush: impl FnOnce(ExitCode) + Send + 'static) -> std::io::Result<JoinHandle<()>> {
         let orders = self.receiver.lock().take().expect("the exit thread is started once");
         thread::Builder::new().name("exit".to_owned()).spawn(move || {
             let code = wait(&orders);
-            flush_within(FLUSH_LIMIT, flush);
+            flush_within(FLUSH_LIMIT, move || flush(code));
             process::exit_now(code as i32);
         })
     }

@@ -2,6 +2,7 @@
 //! listener never outlives the ability to answer; it refuses to know HTTP, the engine and the model. Everything here is
 //! atomics, tokens and plain OS threads, so that it works while everything else hangs.
 
+pub mod brake;
 pub mod drain;
 pub mod exit;
 pub mod heartbeat;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
+use brake::Pause;
 use drain::Drain;
 use exit::{ExitCode, ExitOrders, Order};
 use heartbeat::Heartbeat;
@@ -38,6 +40,8 @@ pub struct Lifecycle {
     pub drain: Drain,
     /// How short the system is of memory.
     pub shortage: Shortage,
+    /// Holds up a load that would be one crash more.
+    pub pause: Pause,
     /// The way to the exit thread.
     pub exit: ExitOrders,
     /// Cancelled when the inference thread is gone or will never answer again.
@@ -53,6 +57,7 @@ impl Lifecycle {
             heartbeat: Heartbeat::new(),
             drain: Drain::new(),
             shortage: Shortage::new(),
+            pause: Pause::default(),
             exit: ExitOrders::new(),
             dead: CancellationToken::new(),
         })

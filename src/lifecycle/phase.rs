@@ -14,29 +14,40 @@ use crate::lifecycle::shared::AtomicByte;
 pub enum Phase {
     /// Reading the configuration; nothing is bound.
     Starting = 0,
+    /// Listening; the starts before this one ended badly too often, and nothing is loaded for a while.
+    CrashLoop = 1,
     /// Listening; weights are being read or warm-up runs.
-    Loading = 1,
+    Loading = 2,
     /// One real token was generated and the engine makes progress.
-    Ready = 2,
+    Ready = 3,
     /// Work is pending and nothing moved for the first stall limit; still answering.
-    Degraded = 3,
+    Degraded = 4,
     /// Nothing moved for the second stall limit; no longer ready.
-    Stalled = 4,
+    Stalled = 5,
     /// Told to stop; listeners are closed, in-flight work may finish.
-    Draining = 5,
+    Draining = 6,
     /// The inference thread is gone; the process is about to exit non-zero.
-    Dead = 6,
+    Dead = 7,
 }
 
 impl Phase {
-    const ALL: [Self; 7] =
-        [Self::Starting, Self::Loading, Self::Ready, Self::Degraded, Self::Stalled, Self::Draining, Self::Dead];
+    const ALL: [Self; 8] = [
+        Self::Starting,
+        Self::CrashLoop,
+        Self::Loading,
+        Self::Ready,
+        Self::Degraded,
+        Self::Stalled,
+        Self::Draining,
+        Self::Dead,
+    ];
 
     /// The word used on the wire and in logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Starting => "starting",
+            Self::CrashLoop => "crash_loop",
             Self::Loading => "loading",
             Self::Ready => "ready",
             Self::Degraded => "degraded",
@@ -51,7 +62,7 @@ impl Phase {
     pub fn can_answer(self) -> bool {
         match self {
             Self::Ready | Self::Degraded => true,
-            Self::Starting | Self::Loading | Self::Stalled | Self::Draining | Self::Dead => false,
+            Self::Starting | Self::CrashLoop | Self::Loading | Self::Stalled | Self::Draining | Self::Dead => false,
         }
     }
 
@@ -60,7 +71,7 @@ impl Phase {
         match self {
             Self::Dead => false,
             Self::Draining => next == Self::Dead,
-            Self::Starting | Self::Loading | Self::Ready | Self::Degraded | Self::Stalled => true,
+            Self::Starting | Self::CrashLoop | Self::Loading | Self::Ready | Self::Degraded | Self::Stalled => true,
         }
     }
 }
@@ -75,7 +86,7 @@ impl fmt::Display for Phase {
 #[derive(Debug)]
 pub struct PhaseCell {
     step: Step<AtomicU8>,
-    /// Why the phase is `Stalled` or `Dead`; held for an assignment or a clone only.
+    /// Why the phase is `CrashLoop`, `Stalled` or `Dead`; held for an assignment or a clone only.
     reason: Mutex<Option<String>>,
 }
 
@@ -143,7 +154,14 @@ impl PhaseCell {
         self.advance(next)
     }
 
-    /// Why the process is stalled or dead, if it is.
+    /// Leaves `CrashLoop`, and its reason with it; a drain in between wins.
+    pub fn leave_crash_loop(&self) {
+        if self.advance_from(Phase::CrashLoop, Phase::Loading) {
+            *self.reason.lock() = None;
+        }
+    }
+
+    /// Why the process does not load, is stalled or dead, if it is.
     #[must_use]
     pub fn reason(&self) -> Option<String> {
         self.reason.lock().clone()

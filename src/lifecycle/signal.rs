@@ -32,11 +32,20 @@ pub fn start(mut signals: Caught, limits: DrainLimits, lifecycle: Arc<Lifecycle>
             match signals.wait() {
                 Signal::Terminate => obey(stop.request(Request::Terminate), limits, &lifecycle),
                 Signal::Interrupt => obey(stop.request(Request::Interrupt), limits, &lifecycle),
-                Signal::HangUp => tracing::warn!("SIGHUP: nothing is reloaded yet; restart to apply changes"),
+                Signal::HangUp => hang_up(&lifecycle),
                 Signal::User1 => dump_threads("SIGUSR1", &lifecycle),
             }
         }
     })
+}
+
+/// A person has mended what made the starts fail.
+fn hang_up(lifecycle: &Lifecycle) {
+    if lifecycle.phase.now() == Phase::CrashLoop {
+        lifecycle.pause.end();
+    } else {
+        tracing::warn!("SIGHUP: nothing is reloaded yet; restart to apply changes");
+    }
 }
 
 fn obey(action: Action, limits: DrainLimits, lifecycle: &Lifecycle) {
@@ -51,7 +60,7 @@ fn obey(action: Action, limits: DrainLimits, lifecycle: &Lifecycle) {
             tracing::info!(from = %was, drain_seconds = limits.drain.as_secs_f64(), "told to stop; draining");
             match was {
                 // Nothing was promised to anyone yet, and a load cannot be interrupted.
-                Phase::Starting | Phase::Loading => lifecycle.exit.give(Order::Now(ExitCode::Done)),
+                Phase::Starting | Phase::CrashLoop | Phase::Loading => lifecycle.exit.give(Order::Now(ExitCode::Done)),
                 Phase::Ready | Phase::Degraded | Phase::Stalled | Phase::Draining | Phase::Dead => {}
             }
         }

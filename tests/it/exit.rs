@@ -141,8 +141,10 @@ fn l10_after_kill_9_the_next_process_binds_the_same_ports_and_is_ready() {
     for _ in 0..kills {
         let since = Instant::now();
         let (plain_port, tls_port) = (plain.port().to_string(), tls.port().to_string());
-        let running =
-            Server::new(&tiny()).at_home(&home).with(["--port", &plain_port, "--tls-port", &tls_port]).ready();
+        let running = Server::new(&tiny())
+            .at_home(&home)
+            .with(["--port", &plain_port, "--tls-port", &tls_port, "--crash-loop-starts", "0"])
+            .ready();
         assert!(since.elapsed() <= load + Duration::from_secs(2), "ready after {:?}", since.elapsed());
         let answer = running.connect().get("/v1/models").expect("an answer");
         assert_eq!(answer.status, 200);
@@ -252,4 +254,60 @@ fn until_running(running: &Running) {
         let health = Connection::to(running.admin()).get("/health").expect("the admin listener answers").json();
         (health["running_rows"].as_u64() > Some(0)).then_some(())
     });
+}
+
+#[test]
+fn l11_after_five_bad_ends_nothing_is_loaded_and_everyone_is_told_until_sighup_or_the_pause_is_over() {
+    let home = tempfile::TempDir::new().expect("a folder");
+    let home = home.path().join("home");
+    let server = || Server::new(&tiny()).at_home(&home);
+    for _ in 0..5 {
+        let running = server().ready();
+        running.signal("KILL");
+        assert_eq!(running.ended(Instant::now()).code, -9);
+    }
+    let mut limping = server().start();
+    eventually("the brake", || limping.stderr().contains("crash loop: 5 starts").then_some(()));
+    eventually("the listeners", || limping.stderr().contains("listening:").then_some(()));
+    assert!(!limping.stderr().contains("loading"), "no weight is read");
+    let (plain, admin) = (limping.announced("plain"), limping.announced("admin"));
+    for (address, path) in [(plain, "/v1/models"), (admin, "/health")] {
+        let answer = Connection::to(address).get(path).expect("an answer");
+        assert_eq!(answer.status, 503, "{path}: {}", answer.body);
+        assert!(answer.body.contains("crash_loop") && answer.body.contains("killed"), "{path}: {}", answer.body);
+    }
+    assert_eq!(Connection::to(plain).post_chat(&chat("Count.", 4, false)).expect("an answer").status, 503);
+    limping.signal("HUP");
+    limping.until_ready();
+    assert_eq!(limping.connect().post_chat(&chat("Count.", 4, false)).expect("an answer").status, 200);
+    limping.signal("TERM");
+    assert_eq!(limping.ended(Instant::now()).code, 0);
+
+    tell_trials("L11", 5, 5);
+}
+
+#[test]
+fn l11_a_pause_ends_by_itself_and_a_mistake_that_is_made_again_and_again_is_slowed_down() {
+    let home = tempfile::TempDir::new().expect("a folder");
+    let home = home.path().join("home");
+    let server = || Server::new(&tiny()).at_home(&home).with(["--crash-loop-starts", "1", "--crash-loop-seconds", "8"]);
+    let killed = server().ready();
+    killed.signal("KILL");
+    assert_eq!(killed.ended(Instant::now()).code, -9);
+    let running = server().ready();
+    assert!(running.stderr().contains("crash loop: 1 starts within 8 s"), "{}", running.stderr());
+    running.signal("TERM");
+    assert_eq!(running.ended(Instant::now()).code, 0);
+
+    let home = home.with_file_name("other");
+    let refuse = || {
+        let server = Server::new(Path::new("/nowhere/model.gguf")).at_home(&home);
+        let ended =
+            server.with(["--crash-loop-starts", "2", "--crash-loop-seconds", "20"]).start().ended(Instant::now());
+        assert_eq!(ended.code, 78, "{}", ended.stderr);
+        ended
+    };
+    let (first, second) = (refuse(), refuse());
+    assert!(!first.stderr.contains("again and again"), "{}", first.stderr);
+    assert!(second.stderr.contains("again and again") && second.after >= Duration::from_secs(2), "{second:?}");
 }
