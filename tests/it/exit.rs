@@ -270,7 +270,7 @@ fn l11_after_five_bad_ends_nothing_is_loaded_and_everyone_is_told_until_sighup_o
     eventually("the brake", || limping.stderr().contains("crash loop: 5 starts").then_some(()));
     eventually("the listeners", || limping.stderr().contains("listening:").then_some(()));
     assert!(!limping.stderr().contains("loading"), "no weight is read");
-    let (plain, admin) = (limping.announced("plain"), limping.announced("admin"));
+    let [plain, admin] = ["plain", "admin"].map(|name| limping.announced(name).expect("it listens"));
     for (address, path) in [(plain, "/v1/models"), (admin, "/health")] {
         let answer = Connection::to(address).get(path).expect("an answer");
         assert_eq!(answer.status, 503, "{path}: {}", answer.body);
@@ -301,7 +301,7 @@ fn l11_a_pause_ends_by_itself_and_a_mistake_that_is_made_again_and_again_is_slow
 
     let home = home.with_file_name("other");
     let refuse = || {
-        let server = Server::new(Path::new("/nowhere/model.gguf")).at_home(&home);
+        let server = Server::new(std::path::Path::new("/nowhere/model.gguf")).at_home(&home);
         let ended =
             server.with(["--crash-loop-starts", "2", "--crash-loop-seconds", "20"]).start().ended(Instant::now());
         assert_eq!(ended.code, 78, "{}", ended.stderr);

@@ -173,14 +173,6 @@ impl Running {
         self.address("admin")
     }
 
-    /// Where a listener is before the server is ready, as stderr says.
-    pub fn announced(&self, name: &str) -> SocketAddr {
-        let stderr = self.stderr();
-        let line = stderr.lines().find_map(|line| line.strip_prefix("listening: ")).expect("it listens");
-        let words = line.split(", ").find_map(|part| part.strip_prefix(name)).expect("a listener of this name");
-        words.trim().parse().expect("one address")
-    }
-
     /// A connection to the plain listener.
     pub fn connect(&self) -> Connection {
         Connection::to(self.plain())
