@@ -321,7 +321,6 @@ fn start_engine(
         coding: opened.coding,
         guesses: Guesses { tokens_max: limits.prompt_lookup, gate: Gate::Measured, counters: metrics.drafts.clone() },
     };
-    tracing::info!(model = opened.card.id, "loading");
     #[cfg(feature = "fault")]
     let loader = {
         let faults = loading::asked_for(settings).map_err(Refusal::config)?;
@@ -332,12 +331,13 @@ fn start_engine(
         let _ = public;
         opened.loader(runner_settings, metrics.prefix_misses.clone())
     };
-    let paused = Arc::clone(lifecycle);
+    let (paused, model) = (Arc::clone(lifecycle), opened.card.id.clone());
     let loader = move |progress: &Progress| {
         if let Some(limp) = limp {
             paused.pause.wait(limp.pause);
             paused.phase.leave_crash_loop();
         }
+        tracing::info!(model, "loading");
         loader(progress)
     };
     Engine::start(engine_settings, Arc::clone(lifecycle), loader).map_err(Refusal::system)

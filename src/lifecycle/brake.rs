@@ -69,15 +69,18 @@ impl History {
             .collect();
         let (count, last) = (bad.len(), bad.last().map(|start| start.code));
         let longest = window.saturating_mul(u64::from(PAUSE_FACTOR_MAX));
+        let before = self.until.take();
         // A time that no pause can reach was written under another clock.
-        let paused = self.until.filter(|until| *until > now && until - now <= longest);
-        if self.until.take().is_none() && limits.starts > 0 && count >= limits.starts as usize {
+        let paused = before.filter(|until| *until > now && until - now <= longest);
+        // The first load after a pause finds a quiet window too; that is no merit yet.
+        let forgiven = count == 0 && before.is_none_or(|until| now > until.saturating_add(window));
+        if before.is_none() && limits.starts > 0 && count >= limits.starts as usize {
             let factor = 2_u32.saturating_pow(self.pauses).min(PAUSE_FACTOR_MAX);
             self.pauses = self.pauses.saturating_add(1);
             self.until = Some(now + window * u64::from(factor));
         } else if paused.is_some() && limits.starts > 0 {
             self.until = paused;
-        } else if count == 0 {
+        } else if forgiven {
             self.pauses = 0;
         }
         self.starts.push(Start { at: now, code: None, limped: self.until.is_some() });
