@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`config`] | what the operator asked for: flags, variables, a file → validated settings |
 //! | [`platform`] | one thin file per facility of the operating system |
-//! | [`lifecycle`] | phase, heartbeat, drain, signals, the watch thread and the exit thread |
+//! | [`lifecycle`] | phase, crash-loop brake, heartbeat, drain, signals, the watch thread and the exit thread |
 //! | [`telemetry`] | log lines and the metrics registry |
 //! | [`job`] | the words that `http` and `engine` share |
 //! | [`api`] | OpenAI's wire types |
@@ -24,7 +24,7 @@
 //! | [`hub`] | model names → local folders |
 //! | [`client`] | the HTTP client of probes |
 //! | [`http`] | listeners, router, chat, streams, health, drain of connections |
-//! | [`ops`] | certificates, probes, doctor; never loads a model |
+//! | [`ops`] | certificates, manifests, watchers, doctor; never loads a model |
 //! | [`app`] | the composition root: the only module that sees every layer |
 //!
 //! # Invariants

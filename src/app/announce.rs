@@ -48,10 +48,7 @@ impl StateFile {
             "model": model,
             "version": env!("CARGO_PKG_VERSION"),
         });
-        if let Some(folder) = self.0.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        files::replace(&self.0, format!("{state}\n").as_bytes(), 0o600)
+        files::keep(&self.0, format!("{state}\n").as_bytes(), 0o600)
     }
 
     /// Removes it, if it is still ours: the next process may have written its own.

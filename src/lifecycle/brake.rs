@@ -3,7 +3,6 @@
 //! refuses to know why the starts failed.
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -151,13 +150,8 @@ impl Brake {
 
     fn keep(&self) {
         let history = self.history.lock().clone();
-        let written = || -> io::Result<()> {
-            if let Some(folder) = self.path.parent() {
-                fs::create_dir_all(folder)?;
-            }
-            files::replace(&self.path, &serde_json::to_vec(&history)?, 0o600)
-        };
-        if let Err(error) = written() {
+        let bytes = serde_json::to_vec(&history).expect("numbers are JSON");
+        if let Err(error) = files::keep(&self.path, &bytes, 0o600) {
             tracing::warn!(%error, path = %self.path.display(), "starts cannot be counted");
         }
     }

@@ -1,5 +1,5 @@
-//! What operators and schedulers run beside the server: certificates, probes, the doctor, the bench. Each
-//! reports and exits. It refuses to know the engine, HTTP's server side and models: a monitor shares nothing with what it watches.
+//! What operators and schedulers run beside the server: certificates, manifests, probes and watchers, the doctor, the
+//! bench. Each reports and exits, and the guardian alone heals. It refuses to know the engine, HTTP's server side and models: a monitor shares nothing with what it watches.
 
 pub mod bench;
 pub mod canary;

@@ -42,13 +42,9 @@ impl State {
     /// # Errors
     /// The folder cannot be made or written to; the message names the file.
     pub(crate) fn write(&self, value: &impl Serialize) -> io::Result<()> {
-        let written = || -> io::Result<()> {
-            if let Some(folder) = self.path.parent() {
-                fs::create_dir_all(folder)?;
-            }
-            files::replace(&self.path, &serde_json::to_vec(value)?, 0o600)
-        };
-        written().map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.path.display())))
+        let bytes = serde_json::to_vec(value)?;
+        files::keep(&self.path, &bytes, 0o600)
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", self.path.display())))
     }
 }
 

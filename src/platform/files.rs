@@ -17,6 +17,17 @@ pub fn replace(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     flush_folder(path)
 }
 
+/// As [`replace`], in a folder that is made if it is missing.
+///
+/// # Errors
+/// The folder cannot be made or written to. The old file is untouched then.
+pub fn keep(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    replace(path, bytes, mode)
+}
+
 /// Makes `path` with these bytes and this mode; never replaces a file that is there.
 ///
 /// # Errors

@@ -112,9 +112,8 @@ pub fn run(args: &GuardianArgs) -> Health {
     let looks = clients.iter().map(|(url, client)| look_at(url, client)).collect();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let (health, events) = guard.act(looks, now, args.drain_seconds + DRAIN_GRACE_SECONDS);
-    if health != Health::CannotRun
+    if health == Health::Healthy
         && let Some(url) = &plan.heartbeat.url
-        && health == Health::Healthy
     {
         beat(url);
     }
