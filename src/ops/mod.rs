@@ -6,6 +6,7 @@ pub mod canary;
 pub mod certs;
 pub mod doctor;
 pub mod guardian;
+mod installed;
 mod look;
 pub mod manifest;
 pub mod parity_smoke;

@@ -15,13 +15,19 @@ fn status(running: &Running, path: &str) -> u16 {
 fn p1_live_answers_while_the_engine_spins_and_the_queue_is_full() {
     let running = Server::new(&tiny()).with(["--fault", "spin_native@2", "--queue-jobs", "4", "--rows", "1"]).ready();
     let mut held: Vec<Connection> = (0..256).map(|_| running.connect()).collect();
-    for connection in held.iter_mut().take(16) {
+    let until = |what: &str, gauge: &str, count: u64| {
+        eventually(what, || {
+            let health = Connection::to(running.admin()).get("/health").expect("an answer").json();
+            (health[gauge].as_u64() >= Some(count)).then_some(())
+        });
+    };
+    // The first must have left the queue: the others fill what it leaves, and are refused beyond that.
+    held[0].send_chat(&chat("Count.", 64, false)).expect("the server reads");
+    until("a row that hangs", "running_rows", 1);
+    for connection in held.iter_mut().take(16).skip(1) {
         connection.send_chat(&chat("Count.", 64, false)).expect("the server reads");
     }
-    eventually("a full queue", || {
-        let health = Connection::to(running.admin()).get("/health").expect("an answer").json();
-        (health["queue_depth"].as_u64() >= Some(4)).then_some(())
-    });
+    until("a full queue", "queue_depth", 4);
     let mut probe = running.connect();
     for _ in 0..200 {
         let answer = probe.get("/health/live").expect("an answer");

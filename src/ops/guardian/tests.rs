@@ -34,6 +34,18 @@ impl Supervisor for Counting {
         self.restarts.set(self.restarts.get() + 1);
         Ok(())
     }
+
+    fn definitions(&self) -> anyhow::Result<PathBuf> {
+        unreachable!("the guardian defines nothing")
+    }
+
+    fn load(&self, _: &str, _: &Path) -> anyhow::Result<()> {
+        unreachable!("the guardian loads nothing")
+    }
+
+    fn unload(&self, _: &str) -> anyhow::Result<()> {
+        unreachable!("the guardian unloads nothing")
+    }
 }
 
 struct Site {
@@ -49,8 +61,12 @@ impl Site {
         fs::write(&program, "").unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         fs::write(&definition, "").unwrap();
-        let service =
-            Service { pid: Some(1), program: Some(program.clone()), definition: Some(definition), last_exit: None };
+        let service = Service {
+            pid: Some(1),
+            program: Some(program.clone()),
+            definition: Some(definition),
+            ..Service::default()
+        };
         Self { home, supervisor: Counting { service: Some(service), restarts: Cell::new(0) }, program }
     }
 

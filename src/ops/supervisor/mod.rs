@@ -4,8 +4,10 @@
 mod launchd;
 mod systemd;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use anyhow::Context;
 
 /// The server's name with launchd.
 const SERVER_LABEL: &str = "com.sanctum.mlx";
@@ -13,6 +15,8 @@ const SERVER_LABEL: &str = "com.sanctum.mlx";
 const SERVER_UNIT: &str = "sanctum-mlx.service";
 /// How long a call of theirs may take.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
+/// How long a service may take to end when it is unloaded: more than the `ExitTimeOut` of every definition of ours.
+const STOP_LIMIT: Duration = Duration::from_secs(60);
 
 /// What a supervisor knows of a service that it has loaded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -21,6 +25,8 @@ pub(crate) struct Service {
     pub(crate) pid: Option<u32>,
     /// What it will execute next.
     pub(crate) program: Option<PathBuf>,
+    /// With these arguments, the program's own name first.
+    pub(crate) arguments: Vec<String>,
     /// The file that defines it.
     pub(crate) definition: Option<PathBuf>,
     /// How the last process ended, where that is told.
@@ -46,9 +52,40 @@ pub(crate) trait Supervisor {
     /// # Errors
     /// It refused; the message holds its words.
     fn restart(&self, service: &str) -> anyhow::Result<()>;
+
+    /// The folder in which it looks for definitions when the user logs in.
+    ///
+    /// # Errors
+    /// The user has no home folder.
+    fn definitions(&self) -> anyhow::Result<PathBuf>;
+
+    /// Loads `service` from its definition as it is on disk now, and starts it; from now on it is also started at login.
+    /// One that is loaded is unloaded first: nobody reads a changed definition otherwise.
+    ///
+    /// # Errors
+    /// It refused; the message holds its words.
+    fn load(&self, service: &str, definition: &Path) -> anyhow::Result<()>;
+
+    /// Ends `service`, waits until it is gone, and sees to it that it is not started at login. One that is not loaded is
+    /// no mistake.
+    ///
+    /// # Errors
+    /// It refused, or the service did not end; the message holds its words.
+    fn unload(&self, service: &str) -> anyhow::Result<()>;
 }
 
-/// The one of this system.
+/// A folder below the user's home.
+fn below_user_home(path: &str) -> anyhow::Result<PathBuf> {
+    let home = std::env::var_os("HOME").filter(|home| !home.is_empty()).context("there is no HOME variable")?;
+    Ok(PathBuf::from(home).join(path))
+}
+
+/// The one of this system. In builds with the `fault` feature the variable `SANCTUM_MLX_LAUNCHCTL` names a program that
+/// behaves as `launchctl` does, so that launchd's side is played through on any system.
 pub(crate) fn of_system() -> Box<dyn Supervisor> {
+    #[cfg(feature = "fault")]
+    if let Some(program) = std::env::var_os("SANCTUM_MLX_LAUNCHCTL") {
+        return Box::new(launchd::Launchd::through(program.into()));
+    }
     if cfg!(target_os = "macos") { Box::new(launchd::Launchd::of_user()) } else { Box::new(systemd::Systemd) }
 }

@@ -1,10 +1,12 @@
 //! The user's systemd through `systemctl --user`: `show` answers with `Name=value` lines, made for programs.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 
-use crate::ops::supervisor::{CALL_LIMIT, SERVER_UNIT, Service, Supervisor};
+use crate::ops::supervisor::{CALL_LIMIT, SERVER_UNIT, STOP_LIMIT, Service, Supervisor, below_user_home};
 use crate::platform::child;
 
 /// What is asked of a unit.
@@ -24,19 +26,37 @@ impl Supervisor for Systemd {
     }
 
     fn look(&self, service: &str) -> anyhow::Result<Option<Service>> {
-        let text = systemctl(&["show", "--property", PROPERTIES, service])?;
+        let text = systemctl(&["show", "--property", PROPERTIES, service], CALL_LIMIT)?;
         read(&text).with_context(|| format!("systemctl --user show {service}"))
     }
 
     fn restart(&self, service: &str) -> anyhow::Result<()> {
         // A unit that failed too often is not started before it is forgiven; that there is nothing to forgive is fine.
-        let _ = systemctl(&["reset-failed", service]);
-        systemctl(&["restart", "--no-block", service]).map(drop)
+        let _ = systemctl(&["reset-failed", service], CALL_LIMIT);
+        systemctl(&["restart", "--no-block", service], CALL_LIMIT).map(drop)
+    }
+
+    fn definitions(&self) -> anyhow::Result<PathBuf> {
+        below_user_home(".config/systemd/user")
+    }
+
+    fn load(&self, service: &str, _definition: &Path) -> anyhow::Result<()> {
+        systemctl(&["daemon-reload"], CALL_LIMIT)?;
+        let _ = systemctl(&["reset-failed", service], CALL_LIMIT);
+        systemctl(&["enable", service], CALL_LIMIT)?;
+        systemctl(&["restart", service], STOP_LIMIT).map(drop)
+    }
+
+    fn unload(&self, service: &str) -> anyhow::Result<()> {
+        if self.look(service)?.is_none() {
+            return Ok(());
+        }
+        systemctl(&["disable", "--now", service], STOP_LIMIT).map(drop)
     }
 }
 
-fn systemctl(words: &[&str]) -> anyhow::Result<String> {
-    let ended = child::run(Command::new("systemctl").arg("--user").args(words), b"", CALL_LIMIT)?;
+fn systemctl(words: &[&str], limit: Duration) -> anyhow::Result<String> {
+    let ended = child::run(Command::new("systemctl").arg("--user").args(words), b"", limit)?;
     if !ended.status.success() {
         bail!("systemctl --user {}: {}", words.join(" "), ended.words());
     }
@@ -57,12 +77,16 @@ fn read(text: &str) -> anyhow::Result<Option<Service>> {
     };
     let pid = u32::try_from(number("MainPID")?).context("MainPID")?;
     // `{ path=/x/y ; argv[]=/x/y serve ; ignore_errors=no ; … }`
-    let program =
-        value("ExecStart").and_then(|text| text.split_once("path=")?.1.split_once(" ; argv[]=").map(|parts| parts.0));
+    let started = value("ExecStart").and_then(|text| text.split_once("path=")?.1.split_once(" ; argv[]="));
+    let program = started.map(|parts| parts.0);
+    // Without quotes: an argument with a space in it reads as two.
+    let arguments =
+        started.and_then(|parts| Some(parts.1.split_once(" ; ")?.0.split(' ').map(str::to_owned).collect()));
     let ended = number("ExecMainExitTimestampMonotonic")? > 0;
     Ok(Some(Service {
         pid: (pid > 0).then_some(pid),
         program: program.map(Into::into),
+        arguments: arguments.unwrap_or_default(),
         definition: value("FragmentPath").filter(|path| !path.is_empty()).map(Into::into),
         last_exit: if ended { i32::try_from(number("ExecMainStatus")?).ok() } else { None },
     }))
