@@ -47,6 +47,10 @@ impl<B: Backend> Backend for Watched<B> {
         self.inner.prefill(row, tokens)
     }
 
+    fn chunk_tokens_beside_decode(&self) -> u32 {
+        self.inner.chunk_tokens_beside_decode()
+    }
+
     fn decode(&mut self, rows: &[RowId]) -> Result<Vec<Decoded>, DeviceFault> {
         self.record.lock().expect("nobody panics with it").steps.push(Instant::now());
         self.inner.decode(rows)

@@ -19,7 +19,7 @@ pub struct Capacity {
     pub logit_width: u32,
     /// Rows that may be open at once.
     pub rows_max: u32,
-    /// Prompt tokens evaluated per [`Backend::prefill`] call, sized at warm-up to take about 100 ms.
+    /// Most prompt tokens evaluated per [`Backend::prefill`] call, sized at warm-up to take about 100 ms.
     pub prefill_chunk_tokens: u32,
     /// What rows cost in memory, and what there is.
     pub memory: Memory,
@@ -128,6 +128,12 @@ pub trait Backend {
     /// # Errors
     /// The device failed; nothing can go on.
     fn prefill(&mut self, row: RowId, tokens: u32) -> Result<u32, DeviceFault>;
+
+    /// Prompt tokens for the next [`Backend::prefill`] call when rows decode, which wait for it; at most
+    /// [`Capacity::prefill_chunk_tokens`].
+    fn chunk_tokens_beside_decode(&self) -> u32 {
+        self.capacity().prefill_chunk_tokens
+    }
 
     /// At least one token for each of `rows`, in their order. Each row is open and its prompt is complete. Whoever calls
     /// takes tokens up to the row's end, closes a row that has ended, and ignores what a step gave behind that.

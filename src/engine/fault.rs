@@ -206,6 +206,10 @@ impl<B: Backend> Backend for Faulty<B> {
         self.inner.prefill(row, tokens)
     }
 
+    fn chunk_tokens_beside_decode(&self) -> u32 {
+        self.inner.chunk_tokens_beside_decode()
+    }
+
     fn decode(&mut self, rows: &[RowId]) -> Result<Vec<Decoded>, DeviceFault> {
         self.before_step(Site::Decode)?;
         let decoded = self.inner.decode(rows)?;

@@ -19,6 +19,8 @@ use crate::lifecycle::phase::Phase;
 
 const WIDTH: u32 = 1_000;
 const CHUNK: u32 = 4;
+/// A chunk that rows wait for.
+const CHUNK_BESIDE_DECODE: u32 = 2;
 /// A token that makes a row fail.
 const POISON: u32 = 666;
 /// A token that panics the backend.
@@ -38,6 +40,8 @@ struct Seen {
     opened: u32,
     closed: u32,
     steps: u32,
+    /// The sizes of all chunks.
+    chunks: Vec<u32>,
 }
 
 struct Oracle {
@@ -87,6 +91,7 @@ impl Backend for Oracle {
 
     fn prefill(&mut self, row: RowId, tokens: u32) -> Result<u32, DeviceFault> {
         self.step();
+        self.seen.lock().expect("no test panics with it").chunks.push(tokens);
         let (prompt, left, _) = self.rows.get_mut(&row).expect("an open row");
         assert!(!prompt.contains(&BOMB), "the bomb went off");
         if prompt.contains(&FATAL) {
@@ -94,6 +99,10 @@ impl Backend for Oracle {
         }
         *left -= tokens.min(*left);
         Ok(*left)
+    }
+
+    fn chunk_tokens_beside_decode(&self) -> u32 {
+        CHUNK_BESIDE_DECODE
     }
 
     fn decode(&mut self, rows: &[RowId]) -> Result<Vec<Decoded>, DeviceFault> {
@@ -336,6 +345,25 @@ fn o4_a_reader_dropped_during_the_prefill_costs_one_more_chunk_at_most() {
     let (opened, closed, steps) = rig.stop();
     assert_eq!((opened, closed), (3, 3));
     assert_eq!(steps, 2 + 4 + 3, "the start-up token, four of ten chunks, and the other job");
+}
+
+#[test]
+fn a_chunk_that_rows_wait_for_has_the_size_that_the_backend_says_and_another_the_full_one() {
+    let mut rig = Rig::new(3, 2, true);
+    let mut decodes = rig.submit(&[1], 1_000).expect("room");
+    assert_eq!(rig.next(&mut decodes), Some(Event::Admitted));
+    (0..2).for_each(|_| rig.step());
+    let mut beside = rig.submit(&[2; 2 * CHUNK as usize], 1).expect("room");
+    (0..16).for_each(|_| rig.step());
+    assert_eq!(rig.finish(&mut beside).0, expected(&[2; 2 * CHUNK as usize], 1));
+    drop(decodes);
+    drop(rig.gate.take());
+    let mut alone = rig.submit(&[3; 2 * CHUNK as usize], 1).expect("room");
+    assert_eq!(rig.finish(&mut alone).0, expected(&[3; 2 * CHUNK as usize], 1));
+    let chunks = std::mem::take(&mut rig.seen.lock().expect("no test panics with it").chunks);
+    // The start-up token and the first row's prompt, then eight tokens each.
+    assert_eq!(chunks, [CHUNK, 1, 2, 2, 2, 2, 4, 4]);
+    rig.stop();
 }
 
 #[test]

@@ -242,7 +242,12 @@ impl<B: Backend> Inference<B> {
     fn round(&mut self) -> Result<(), DeviceFault> {
         self.admit();
         let views: Vec<RowView> = self.rows.iter().map(Row::view).collect();
-        let round = scheduler::plan(&views, self.backend.capacity().prefill_chunk_tokens, self.chunks);
+        let chunk_tokens = if views.iter().any(|view| view.prompt_left == 0) {
+            self.backend.chunk_tokens_beside_decode()
+        } else {
+            self.backend.capacity().prefill_chunk_tokens
+        };
+        let round = scheduler::plan(&views, chunk_tokens, self.chunks);
         if !round.decode.is_empty() {
             self.decode(&round.decode)?;
         }

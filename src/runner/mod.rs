@@ -27,12 +27,14 @@
 mod batch;
 mod draft;
 mod known;
+mod pacing;
 mod row;
 mod warmup;
 mod wired;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::cache::{Coding, GROWTH_TOKENS, KvCache, State};
 use crate::engine::backend::{Ask, Backend, Capacity, Decoded, DeviceFault, Memory, RowId};
@@ -42,6 +44,7 @@ use crate::model::source::Tensors;
 use crate::model::{LoadFailure, Model};
 use crate::runner::draft::{Costs, Drafting};
 use crate::runner::known::{Known, PREFIX_TOKENS_MIN};
+use crate::runner::pacing::Pacing;
 use crate::runner::row::Row;
 use crate::sample::Sampler;
 use crate::telemetry::metrics::DraftCounters;
@@ -141,6 +144,7 @@ pub struct Runner {
     known: Known<KvCache>,
     /// None if rows do not guess.
     drafting: Option<Drafting>,
+    pacing: Pacing,
     /// Decode calls since the start.
     steps: u64,
     model: Box<dyn Model>,
@@ -148,13 +152,14 @@ pub struct Runner {
 
 impl std::fmt::Debug for Runner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { rows, capacity, coding, known, drafting, steps, model: _ } = self;
+        let Self { rows, capacity, coding, known, drafting, pacing, steps, model: _ } = self;
         f.debug_struct("Runner")
             .field("rows", &rows.len())
             .field("capacity", capacity)
             .field("coding", coding)
             .field("kept", &known.kept.len())
             .field("drafting", drafting)
+            .field("pacing", pacing)
             .field("steps", steps)
             .finish()
     }
@@ -214,7 +219,8 @@ impl Runner {
             memory,
         };
         let known = Known::new(settings.prefix_bytes_max, Misses::default());
-        Ok(Self { rows: HashMap::new(), capacity, coding, known, drafting, steps: 0, model })
+        let pacing = Pacing::new(prefill_chunk_tokens);
+        Ok(Self { rows: HashMap::new(), capacity, coding, known, drafting, pacing, steps: 0, model })
     }
 
     /// The same, counting into `misses` the prompts that find nothing computed.
@@ -274,8 +280,16 @@ impl Backend for Runner {
     }
 
     fn prefill(&mut self, row: RowId, tokens: u32) -> Result<u32, DeviceFault> {
+        let begun = Instant::now();
         let (model, row) = self.row(row);
-        Ok(row.prefill(model, tokens)?)
+        let before = row.prompt_left();
+        let left = row.prefill(model, tokens)?;
+        self.pacing.took(before - left, begun.elapsed());
+        Ok(left)
+    }
+
+    fn chunk_tokens_beside_decode(&self) -> u32 {
+        self.pacing.tokens()
     }
 
     fn decode(&mut self, rows: &[RowId]) -> Result<Vec<Decoded>, DeviceFault> {

@@ -84,6 +84,11 @@ impl Row {
         (&self.tokens[..tokens], caches)
     }
 
+    /// Tokens of the prompt that are not evaluated.
+    pub(super) fn prompt_left(&self) -> u32 {
+        u32::try_from(self.prompt_tokens.saturating_sub(self.recorded)).expect("a prompt fits the context")
+    }
+
     /// Evaluates the next at most `tokens` of the prompt; how many are left. The last chunk also computes the scores of the
     /// first token.
     pub(super) fn prefill(&mut self, model: &dyn Model, tokens: u32) -> Result<u32> {
@@ -107,7 +112,7 @@ impl Row {
             drafter.learn(&self.tokens[..end]);
         }
         self.check();
-        Ok(u32::try_from(self.prompt_tokens - end).expect("a prompt fits the context"))
+        Ok(self.prompt_left())
     }
 
     /// What is asked of the sampler in the next step.
