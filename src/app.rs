@@ -13,6 +13,7 @@ use crate::config::args::{self, Cli, Command, PullArgs};
 use crate::hub::{self, Access, ModelName};
 use crate::lifecycle::exit::ExitCode;
 use crate::ops;
+use crate::ops::install::Before;
 
 /// Runs one command line to its end and returns the exit code; `serve` does not return when it was started.
 #[must_use]
@@ -37,11 +38,15 @@ fn dispatch(command: &Command) -> i32 {
         Command::Canary(args) => ops::canary::run(args) as i32,
         Command::Guardian(args) => ops::guardian::run(args) as i32,
         Command::ParitySmoke(args) => ops::parity_smoke::run(args) as i32,
+        Command::Drift(args) => ops::drift::run(args) as i32,
+        Command::Install(args) => told(ops::install::install(args, Before::Any)),
+        Command::Upgrade(args) => told(ops::install::install(args, Before::Something)),
+        Command::Rollback(args) => told(ops::install::rollback(args)),
+        Command::Uninstall(args) => told(ops::install::uninstall(args)),
+        Command::Status(args) => judged(ops::install::status(args)),
+        Command::Verify(args) => judged(ops::install::verify(args)),
         Command::Bench(args) => ops::bench::run(args) as i32,
-        Command::Doctor(args) => match ops::doctor::run(args) {
-            Ok(can_start) => i32::from(!can_start),
-            Err(error) => told(Err(error)),
-        },
+        Command::Doctor(args) => judged(ops::doctor::run(args)),
     }
 }
 
@@ -50,6 +55,14 @@ fn pull(args: &PullArgs) -> anyhow::Result<()> {
     let path = Access::from_env()?.pull(&name, hub::on_stderr().as_mut())?;
     println!("{}", path.display());
     Ok(())
+}
+
+/// 0 when all is well, 1 when it is not.
+fn judged(well: anyhow::Result<bool>) -> i32 {
+    match well {
+        Ok(well) => i32::from(!well),
+        Err(error) => told(Err(error)),
+    }
 }
 
 /// One line on stderr for what went wrong; the code says that the asker can mend it.

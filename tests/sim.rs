@@ -418,6 +418,8 @@ impl Sim {
         let opened_before = self.engine.backend().opened.len();
         let was_open = !self.engine.backend().rows.is_empty();
         let complete: Vec<RowId> = self.complete_rows();
+        let rows = self.engine.backend().rows.iter();
+        let scopes_before: BTreeMap<RowId, Arc<str>> = rows.map(|(id, row)| (*id, Arc::clone(&row.scope))).collect();
         let outcome = self.engine.turn(self.now);
         self.dead = outcome.is_err();
         if self.dead {
@@ -438,7 +440,7 @@ impl Sim {
             complete.iter().filter(|row| still_open(row)).all(|row| world.decoded.contains(row)),
             "every row that decodes gets a token in each turn"
         );
-        self.check_fairness(opened_before);
+        self.check_fairness(opened_before, &scopes_before);
         self.check_gauges();
         self.engine_forget();
         outcome.is_ok_and(|more| more)
@@ -471,10 +473,12 @@ impl Sim {
     }
 
     /// While a scope waits without a row, every other scope gets one row at most.
-    fn check_fairness(&mut self, opened_before: usize) {
+    fn check_fairness(&mut self, opened_before: usize, scopes_before: &BTreeMap<RowId, Arc<str>>) {
         let world = self.engine.backend();
         let opened = world.opened[opened_before..].to_vec();
-        let running: Vec<Arc<str>> = world.rows.values().map(|row| Arc::clone(&row.scope)).collect();
+        // A row that a turn decoded and closed was there when the turn gave rows away.
+        let decoded = world.decoded.iter().filter_map(|row| scopes_before.get(row));
+        let running: Vec<Arc<str>> = world.rows.values().map(|row| &row.scope).chain(decoded).map(Arc::clone).collect();
         for client in &mut self.clients {
             client.read();
             let waits = !client.admitted && client.end.is_none() && client.queue_deadline > self.now;

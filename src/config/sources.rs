@@ -12,6 +12,8 @@ use crate::config::home;
 use crate::config::mistakes::{Mistake, Source};
 use crate::config::names::{self, Kind, SETTINGS, Setting, VARIABLE_PREFIX};
 
+/// The settings file's name below the root, unless another is named.
+pub(crate) const FILE: &str = "config.toml";
 /// Largest settings file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -133,7 +135,7 @@ fn settings_file(merged: &mut Merged, sources: &Sources<'_>) -> Option<PathBuf> 
 
     let config = merged.given.get_mut("config").expect("the table has a default for it");
     let path = match config.source {
-        Source::Default(_) => root.join("config.toml"),
+        Source::Default(_) => root.join(FILE),
         _ => home::expand(Path::new(&config.texts[0]), user),
     };
     config.texts = vec![path.display().to_string()];

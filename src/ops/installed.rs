@@ -2,11 +2,10 @@
 //! `<home>/install.json` for what is outside of releases. It owns the two formats and where they lie; it refuses to know
 //! how an installation is made and what is done when it is not as it was.
 
-#![allow(dead_code)] // WIP: removed when everything that uses it is merged
-
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, bail};
 use serde::de::DeserializeOwned;
@@ -32,6 +31,12 @@ pub(crate) fn program(home: &Path) -> PathBuf {
     current(home).join("bin").join("sanctum-mlx")
 }
 
+/// When a file was last changed, as [`Recorded`] keeps it.
+pub(crate) fn modified_ns(facts: &fs::Metadata) -> u64 {
+    let since = facts.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    since.map_or(0, |since| u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+}
+
 /// One file as it was when it was installed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Recorded {
@@ -42,6 +47,13 @@ pub(crate) struct Recorded {
     pub(crate) modified_ns: u64,
     /// In lower-case hexadecimal.
     pub(crate) sha256: String,
+}
+
+/// One file by its size: what can be told of weights without reading them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Sized {
+    pub(crate) path: PathBuf,
+    pub(crate) bytes: u64,
 }
 
 /// What a release folder holds. It is written last: a folder without it is no release.
@@ -76,8 +88,9 @@ pub(crate) struct Installed {
     pub(crate) agents: Vec<Agent>,
     /// The settings file, when there was one.
     pub(crate) settings: Option<Recorded>,
-    /// The model's folder or GGUF file, when the settings named one.
-    pub(crate) model: Option<PathBuf>,
+    /// The files of the model when it was installed, absolute, with their bytes; none when the settings name a model of
+    /// the hub or none.
+    pub(crate) model: Vec<Sized>,
     pub(crate) drain_seconds: u64,
 }
 
@@ -107,7 +120,7 @@ impl Release {
 impl Installed {
     /// A record of now's format of `release`, with nothing else in it.
     pub(crate) fn new(at: u64, release: PathBuf) -> Self {
-        let (previous, agents, settings, model, drain_seconds) = (None, Vec::new(), None, None, 0);
+        let (previous, agents, settings, model, drain_seconds) = (None, Vec::new(), None, Vec::new(), 0);
         Self { format: FORMAT, at, release, previous, agents, settings, model, drain_seconds }
     }
 

@@ -4,9 +4,13 @@
 pub mod bench;
 pub mod canary;
 pub mod certs;
+mod definitions;
 pub mod doctor;
+pub mod drift;
 pub mod guardian;
+pub mod install;
 mod installed;
+mod integrity;
 mod look;
 pub mod manifest;
 pub mod parity_smoke;

@@ -1,9 +1,12 @@
 //! `probe …`: one look, one JSON line on stdout, one exit code, for whoever types or schedules it. It refuses to restart
 //! anything and to call anybody: that is the guardian's and the canary's.
 
+use std::time::Duration;
+
 use crate::client::Client;
 use crate::config::args::{ProbeArgs, ProbeKind};
 use crate::config::home;
+use crate::ops::integrity;
 use crate::ops::look::{self, Seen};
 use crate::ops::target::Target;
 use crate::ops::watch::event::{Event, Kind};
@@ -18,38 +21,30 @@ const CANNOT_RUN: Kind = Kind::error("probe_cannot_run");
 /// Looks once, prints one line, and says how it ended.
 #[must_use]
 pub fn run(args: &ProbeArgs) -> Health {
-    let name = match args.kind {
-        ProbeKind::Http => "probe-http",
-        ProbeKind::Chat => "probe-chat",
+    let (name, usual, look): (_, _, fn(&Client) -> Seen) = match &args.kind {
+        ProbeKind::Http => ("probe-http", look::MODELS_LIMIT, look::models),
+        ProbeKind::Chat => ("probe-chat", look::CHAT_LIMIT, ask),
+        ProbeKind::Integrity(integrity) => return integrity::run(args, integrity),
     };
     let home = home::root(args.server.root.home.as_deref()).ok();
     let tick = Tick::begin(Watcher { name, every: None }, home.as_deref());
-    let (transport, seen) = match prepare(args) {
-        Ok((client, transport)) => (transport, look(&client, args.kind)),
+    let (transport, seen) = match prepare(args, usual) {
+        Ok((client, transport)) => (transport, look(&client)),
         Err(error) => ("none", Seen::CannotLook(format!("{error:#}"))),
     };
     let (health, event) = judge(seen);
     tick.end(health, transport, vec![event], None)
 }
 
-fn prepare(args: &ProbeArgs) -> anyhow::Result<(Client, &'static str)> {
-    let usual = match args.kind {
-        ProbeKind::Http => look::MODELS_LIMIT,
-        ProbeKind::Chat => look::CHAT_LIMIT,
-    };
+fn prepare(args: &ProbeArgs, usual: Duration) -> anyhow::Result<(Client, &'static str)> {
     let limit = look::limit(args.timeout_seconds, usual)?;
     let target = Target::of(&args.server)?;
     Ok((target.client(limit)?, target.transport()))
 }
 
-fn look(client: &Client, kind: ProbeKind) -> Seen {
-    match kind {
-        ProbeKind::Http => look::models(client),
-        ProbeKind::Chat => {
-            let Canary { question, expected } = Canary::default();
-            look::chat(client, &question, &expected)
-        }
-    }
+fn ask(client: &Client) -> Seen {
+    let Canary { question, expected } = Canary::default();
+    look::chat(client, &question, &expected)
 }
 
 fn judge(seen: Seen) -> (Health, Event) {

@@ -57,12 +57,12 @@ fn args(kind: ProbeKind, url: Option<String>, home: &Path) -> ProbeArgs {
     ProbeArgs { kind, timeout_seconds: Some(5.0), server: ServerArgs { url, ca: None, cert: None, key: None, root } }
 }
 
-fn look_at(kind: ProbeKind, answer: String) -> (Health, Event, String) {
+fn look_at(look: fn(&Client) -> Seen, answer: String) -> (Health, Event, String) {
     let (url, heard) = double(answer);
     let home = tempfile::tempdir().unwrap();
-    let (client, transport) = prepare(&args(kind, Some(url), home.path())).unwrap();
+    let (client, transport) = prepare(&args(ProbeKind::Http, Some(url), home.path()), look::MODELS_LIMIT).unwrap();
     assert_eq!(transport, "plain");
-    let (health, event) = judge(look(&client, kind));
+    let (health, event) = judge(look(&client));
     (health, event, heard.join().unwrap().map(|(line, body)| line + "\n" + &body).unwrap_or_default())
 }
 
@@ -90,7 +90,7 @@ fn a_listed_model_is_healthy_and_everything_else_is_not() {
         ("nonsense\r\n\r\n".to_owned(), Health::Unhealthy, ""),
     ];
     for (answer, health, words) in cases {
-        let (seen, event, heard) = look_at(ProbeKind::Http, answer.clone());
+        let (seen, event, heard) = look_at(look::models, answer.clone());
         assert_eq!(seen, health, "{answer}: {event:?}");
         assert!(event.detail.contains(words), "{answer}: {event:?}");
         assert!(heard.starts_with("GET /v1/models HTTP/1.1\n"), "{heard}");
@@ -111,7 +111,7 @@ fn a_chat_must_say_four_and_an_empty_200_fails() {
         (response(500, "{}"), Health::Unhealthy, "probe_failed"),
     ];
     for (answer, health, event) in cases {
-        let (seen, told, heard) = look_at(ProbeKind::Chat, answer.clone());
+        let (seen, told, heard) = look_at(ask, answer.clone());
         assert_eq!((seen, told.kind.name), (health, event), "{answer}: {told:?}");
         assert!(heard.starts_with("POST /v1/chat/completions HTTP/1.1\n{\"messages\":[{\"role\":\"user\""), "{heard}");
     }
@@ -123,13 +123,13 @@ fn a_silent_server_is_unhealthy_at_the_limit_and_a_closed_port_at_once() {
     let url = format!("http://{}", listener.local_addr().unwrap());
     let home = tempfile::tempdir().unwrap();
     let args = ProbeArgs { timeout_seconds: Some(0.2), ..args(ProbeKind::Http, Some(url), home.path()) };
-    let (client, _) = prepare(&args).unwrap();
+    let (client, _) = prepare(&args, look::MODELS_LIMIT).unwrap();
     let begun = Instant::now();
-    let seen = look(&client, ProbeKind::Http);
+    let seen = look::models(&client);
     assert!(matches!(&seen, Seen::Failed(why) if why.contains("within 0.2 s")), "{seen:?}");
     assert!(begun.elapsed() < Duration::from_secs(2));
     drop(listener);
-    let seen = look(&client, ProbeKind::Http);
+    let seen = look::models(&client);
     assert!(matches!(&seen, Seen::Failed(why) if why.contains("refused")), "{seen:?}");
 }
 
@@ -159,9 +159,10 @@ fn mutual_tls_works_with_our_certificates_and_fails_with_anothers() {
     certs::ensure(other.path(), &[]).unwrap();
     for (client_home, health) in [(&home, Health::Healthy), (&other, Health::Unhealthy)] {
         let (url, server) = tls_double(&paths, chat("\"4\""));
-        let (client, transport) = prepare(&args(ProbeKind::Chat, Some(url), client_home.path())).unwrap();
+        let (client, transport) =
+            prepare(&args(ProbeKind::Chat, Some(url), client_home.path()), look::CHAT_LIMIT).unwrap();
         assert_eq!(transport, "mtls");
-        let (seen, event) = judge(look(&client, ProbeKind::Chat));
+        let (seen, event) = judge(ask(&client));
         assert_eq!(seen, health, "{event:?}");
         assert_eq!(server.join().unwrap().is_some(), health == Health::Healthy);
     }
@@ -180,10 +181,10 @@ fn certificates_decide_the_transport_and_a_missing_one_is_no_downgrade() {
 
     fs::remove_file(paths.client_certificate(FIRST_CLIENT)).unwrap();
     let args = args(ProbeKind::Http, None, home.path());
-    let error = format!("{:#}", prepare(&args).unwrap_err());
+    let error = format!("{:#}", prepare(&args, look::MODELS_LIMIT).unwrap_err());
     assert!(error.contains("default.crt is needed for mutual TLS; there is no fall-back"), "{error}");
     assert_eq!(run(&args), Health::CannotRun);
     let server = ServerArgs { url: Some("http://x".to_owned()), ca: Some("/x".into()), ..args.server };
     let named = ProbeArgs { server, ..args };
-    assert!(prepare(&named).is_err());
+    assert!(prepare(&named, look::MODELS_LIMIT).is_err());
 }

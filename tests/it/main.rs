@@ -9,6 +9,8 @@ mod clean;
 mod drain;
 mod exit;
 mod health;
+#[cfg(target_os = "linux")] // Its supervisor is systemd's double.
+mod install;
 #[cfg(target_os = "linux")] // It asks the kernel what the process has.
 mod memory;
 mod refusals;

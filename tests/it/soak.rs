@@ -64,6 +64,23 @@ impl Look {
     }
 }
 
+/// The largest of what the process has mapped, for whoever looks for what grew.
+fn mappings(running: &Running) -> String {
+    let text = std::fs::read_to_string(format!("/proc/{}/smaps", running.pid())).expect("a live process");
+    let mut found = Vec::new();
+    let mut name = "";
+    for line in text.lines() {
+        match line.strip_prefix("Rss:") {
+            Some(size) => found.push((size.trim().trim_end_matches(" kB").parse::<u64>().expect("a number"), name)),
+            None if line.split(' ').next().is_some_and(|word| word.contains('-')) => name = line,
+            None => {}
+        }
+    }
+    found.sort_unstable_by(|one, other| other.cmp(one));
+    found.truncate(20);
+    found.iter().map(|(size, name)| format!("{size:8} KiB  {name}\n")).collect()
+}
+
 /// The slope of a line through these points (least squares), per unit of the first number.
 fn slope(points: &[(f64, f64)]) -> f64 {
     let count = points.len() as f64;
@@ -194,7 +211,13 @@ fn o8_after_every_round_of_mixed_load_with_disconnects_the_server_has_what_it_ha
         } else {
             points.push((number as f64 / (60 * ROUNDS_PER_MINUTE) as f64, mib));
             let growth = look.resident_bytes.saturating_sub(warm.resident_bytes);
-            assert!(growth <= GROWTH_BYTES_MAX, "{mib:.1} MiB, and {} bytes when warm", warm.resident_bytes);
+            if growth > GROWTH_BYTES_MAX {
+                let (kept, said) = (mappings(&running), running.stderr());
+                panic!(
+                    "{mib:.1} MiB, and {} bytes when warm; what it has:\n{kept}\nit said:\n{said}",
+                    warm.resident_bytes
+                );
+            }
         }
         if number.is_multiple_of(ROUNDS_PER_MINUTE) {
             let (answered, left) = (tally.answered.load(Ordering::Relaxed), tally.left.load(Ordering::Relaxed));

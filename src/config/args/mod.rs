@@ -3,16 +3,19 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand, value_parser};
 
 use crate::config::names::{Kind, SETTINGS, Setting};
 
+mod deploy;
 mod watch;
 
+use self::deploy::{DRIFT_NOTES, INSTALL_NOTES};
+pub use self::deploy::{DriftArgs, InstallArgs, RollbackArgs, StatusArgs, UninstallArgs, VerifyArgs};
 use self::watch::{CANARY_NOTES, GUARDIAN_NOTES, PARITY_NOTES};
-pub use self::watch::{CanaryArgs, GuardianArgs, ParitySmokeArgs, ProbeArgs, ProbeKind};
+pub use self::watch::{CanaryArgs, GuardianArgs, IntegrityArgs, ParitySmokeArgs, ProbeArgs, ProbeKind};
 
 /// What clap's own mistakes exit with: `EX_USAGE`.
 pub const EXIT_USAGE: u8 = 64;
@@ -114,6 +117,23 @@ pub enum Command {
     /// Compare a running server's answers to ten prompts with recorded ones, and call someone when they changed; one tick.
     #[command(after_long_help = PARITY_NOTES)]
     ParitySmoke(ParitySmokeArgs),
+    /// Compare what is deployed with what was installed, and call someone when it differs; one tick.
+    #[command(after_long_help = DRIFT_NOTES)]
+    Drift(DriftArgs),
+    /// Install this program as a supervised server with its watchers, out of reach of any build folder.
+    #[command(after_long_help = INSTALL_NOTES)]
+    Install(InstallArgs),
+    /// Install this program over an earlier one, which is kept for `rollback`.
+    #[command(after_long_help = INSTALL_NOTES)]
+    Upgrade(InstallArgs),
+    /// Go back to the release before, in one step.
+    Rollback(RollbackArgs),
+    /// Unload the server and its watchers and remove their definitions; settings, certificates and models stay.
+    Uninstall(UninstallArgs),
+    /// Print what is installed, what runs, and what of it is not as it should be; exit 0 or 1.
+    Status(StatusArgs),
+    /// Compare every installed file with its hash, once; exit 0 or 1.
+    Verify(VerifyArgs),
     /// Measure a running server: time to first token, gaps between tokens, throughput at 1, 2, 4 ... N clients.
     #[command(after_long_help = BENCH_NOTES)]
     Bench(BenchArgs),
@@ -293,6 +313,9 @@ pub struct DoctorArgs {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+    /// Look only whether this program carries everything that it loads; what comes from elsewhere is named.
+    #[arg(long = "self", conflicts_with = "json")]
+    pub itself: bool,
 }
 
 /// Which server a command talks to, and who it is to that server.
@@ -337,6 +360,11 @@ impl Flags {
     #[must_use]
     pub fn home(&self) -> Option<PathBuf> {
         self.texts("home")?.first().map(PathBuf::from)
+    }
+
+    /// As if nothing but `--home` had been typed.
+    pub(crate) fn of_home(home: &Path) -> Self {
+        Self(BTreeMap::from([("home", vec![home.to_string_lossy().into_owned()])]))
     }
 
     /// As if `--key text` had been typed.

@@ -22,6 +22,20 @@ Examples:
 Exit codes: 0 healthy; 1 not, or restarted; 2 a human is needed: it would not boot, was restarted too often, cannot run;
 64 the command line is not understood.";
 
+const INTEGRITY_NOTES: &str = "\
+Eight checks, each of which fails as an event of its own:
+  integrity_program       what the supervisor would execute is there, executable, and not in a build folder
+  integrity_signature     it is what was installed (codesign --verify --strict on macOS, its SHA-256 elsewhere)
+  integrity_release       every library of the release is there, with its size and time
+  integrity_running       the process that serves runs that file, and not one that was deleted or replaced
+  integrity_definition    the service is loaded; its definition names that program and lets it drain
+  integrity_model         the model's files are there, as large as they were
+  integrity_certificates  nothing ends within 14 days, and nobody else may read a key
+  integrity_disk          logs can be written, and the disk has room
+It starts, loads and repairs nothing. The guardian asks the first three and the fifth before it restarts anything.
+
+Exit codes: 0 all hold; 1 one does not; 2 cannot run: watch.toml, records; 64 the command line is not understood.";
+
 pub(super) const CANARY_NOTES: &str = "\
 Asks 'What is 2+2?' and reads the answer: an empty 200 fails. A failed try is repeated once after --retry-seconds; when
 that fails too, whoever `<home>/watch.toml` names is told at once, and once more when it is right again. They are also told
@@ -68,12 +82,32 @@ pub struct ProbeArgs {
 }
 
 /// What a probe looks at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum ProbeKind {
     /// GET /v1/models must answer 200 with a model, within 10 seconds.
     Http,
     /// A chat must answer that 2+2 is 4, within 120 seconds.
     Chat,
+    /// The next start must find its program, libraries, definition, model, certificates and disk; nothing is started.
+    #[command(after_long_help = INTEGRITY_NOTES)]
+    Integrity(IntegrityArgs),
+}
+
+/// `probe integrity`.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub struct IntegrityArgs {
+    /// What the supervisor calls the server (by default com.sanctum.mlx with launchd, sanctum-mlx.service with systemd).
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
+    /// How long the server may drain (by default what was installed, else 25).
+    #[arg(long, value_name = "SECONDS", value_parser = value_parser!(u64).range(0..=3_600))]
+    pub drain_seconds: Option<u64>,
+    /// Least free space on the disk of the home.
+    #[arg(long, value_name = "MB", default_value_t = 1_000)]
+    pub disk_floor_mb: u64,
+    /// How often it is scheduled. Without it nobody is called, and other watchers do not wait for the next look.
+    #[arg(long, value_name = "SECONDS", value_parser = value_parser!(u64).range(1..=86_400))]
+    pub every_seconds: Option<u64>,
 }
 
 /// `guardian`.

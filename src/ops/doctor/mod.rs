@@ -14,6 +14,7 @@ use crate::config::args::DoctorArgs;
 use crate::config::home;
 use crate::config::resolve::resolve;
 use crate::config::sources::Sources;
+use crate::ops::install;
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -58,6 +59,13 @@ impl Finding {
 /// # Errors
 /// The findings cannot be written as JSON, which does not happen.
 pub fn run(args: &DoctorArgs) -> anyhow::Result<bool> {
+    if args.itself {
+        let strays = install::strays()?;
+        for stray in &strays {
+            eprintln!("{} is loaded, and is neither the system's nor part of this release", stray.display());
+        }
+        return Ok(strays.is_empty());
+    }
     let findings = examine(&Sources::of_process(&args.flags));
     if args.json {
         println!("{}", serde_json::to_string_pretty(&findings)?);

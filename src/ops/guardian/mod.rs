@@ -2,7 +2,6 @@
 //! heals, and the one that can do harm: busy is not hung, a server that would not boot is not killed, and after three
 //! restarts within an hour a human is called instead of a fourth.
 
-mod boots;
 mod judge;
 
 use std::fs;
@@ -16,6 +15,7 @@ use crate::client::wire::ErrorEnvelope;
 use crate::client::{Client, ClientError};
 use crate::config::args::{GuardianArgs, ServerArgs};
 use crate::config::home;
+use crate::ops::integrity;
 use crate::ops::look;
 use crate::ops::state::{self, State};
 use crate::ops::supervisor::{self, Service, Supervisor};
@@ -108,10 +108,16 @@ pub fn run(args: &GuardianArgs) -> Health {
     };
     let supervisor = supervisor::of_system();
     let service = args.service.clone().unwrap_or_else(|| supervisor.server().to_owned());
-    let guard = Guard { home: &home, supervisor: supervisor.as_ref(), service: &service, limit };
+    let guard = Guard {
+        home: &home,
+        supervisor: supervisor.as_ref(),
+        service: &service,
+        limit,
+        drain_seconds: args.drain_seconds,
+    };
     let looks = clients.iter().map(|(url, client)| look_at(url, client)).collect();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let (health, events) = guard.act(looks, now, args.drain_seconds + DRAIN_GRACE_SECONDS);
+    let (health, events) = guard.act(looks, now);
     if health == Health::Healthy
         && let Some(url) = &plan.heartbeat.url
     {
@@ -166,10 +172,11 @@ struct Guard<'a> {
     supervisor: &'a dyn Supervisor,
     service: &'a str,
     limit: Duration,
+    drain_seconds: u64,
 }
 
 impl Guard<'_> {
-    fn act(&self, looks: Vec<Look>, now: u64, drain_seconds: u64) -> (Health, Vec<Event>) {
+    fn act(&self, looks: Vec<Look>, now: u64) -> (Health, Vec<Event>) {
         let state = State::of(self.home, "guardian");
         let mut past: Past = state.read();
         let mut events = Vec::new();
@@ -181,7 +188,7 @@ impl Guard<'_> {
             events.push(SQUATTED.with(why.clone()));
             answers.push(Answer::Failed(why));
         }
-        let verdict = past.judge(&answers, now, drain_seconds);
+        let verdict = past.judge(&answers, now, self.drain_seconds + DRAIN_GRACE_SECONDS);
         let (health, event) = match verdict {
             Verdict::Healthy => (Health::Healthy, OK.with(format!("{} listeners serve", answers.len()))),
             Verdict::Waiting(state) => (Health::Healthy, WAITING.with(state)),
@@ -213,7 +220,7 @@ impl Guard<'_> {
             }
             Err(error) => return (Health::CannotRun, RESTART_FAILED.with(format!("{why}; {error:#}"))),
         };
-        let obstacles = boots::obstacles(&service);
+        let obstacles = integrity::obstacles(self.home, self.supervisor, self.service);
         if !obstacles.is_empty() {
             let detail = format!("{why}; it would not boot: {}", obstacles.join("; "));
             return (Health::CannotRun, WITHHELD.with(detail));

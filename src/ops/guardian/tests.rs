@@ -60,7 +60,7 @@ impl Site {
         let (program, definition) = (home.path().join("program"), home.path().join("definition"));
         fs::write(&program, "").unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        fs::write(&definition, "").unwrap();
+        fs::write(&definition, format!("[Service]\nExecStart={}\n", program.display())).unwrap();
         let service = Service {
             pid: Some(1),
             program: Some(program.clone()),
@@ -73,9 +73,10 @@ impl Site {
     /// Ticks a minute apart, each of which sees the same; their exit codes and events.
     fn ticks(&self, count: u64, looks: impl Fn() -> Vec<Look>) -> Vec<(u8, Vec<&'static str>)> {
         let limit = Duration::from_secs(5);
-        let guard = Guard { home: self.home.path(), supervisor: &self.supervisor, service: "server", limit };
+        let guard =
+            Guard { home: self.home.path(), supervisor: &self.supervisor, service: "server", limit, drain_seconds: 25 };
         let tick = |minute| {
-            let (health, events) = guard.act(looks(), minute * 60, 27);
+            let (health, events) = guard.act(looks(), minute * 60);
             (health as u8, events.iter().map(|event| event.kind.name).collect())
         };
         (1..=count).map(tick).collect()

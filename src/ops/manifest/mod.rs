@@ -1,9 +1,9 @@
 //! The weights manifest: which files a model has and what is in them, signed. It owns which files belong to a model and
 //! when a model is the one that was signed; the server asks before it reads a weight or binds a port.
 
-mod hash;
+pub(crate) mod hash;
 mod keys;
-mod lines;
+pub(crate) mod lines;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;

@@ -1,8 +1,6 @@
 //! Who starts the server and starts it again: launchd on a Mac, the user's systemd on Linux. It owns what we ask of them
 //! and how their answers are read; it refuses to decide when a restart is right, which is the guardian's.
 
-#![allow(dead_code)] // WIP: removed when everything that uses it is merged
-
 mod launchd;
 mod systemd;
 

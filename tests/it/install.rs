@@ -1,0 +1,253 @@
+//! Installing, for real: the binary under test lays itself down in a home, a supervisor starts it, and it answers over
+//! mutual TLS; then everything that can go wrong with an installation does. The supervisor is `support/systemctl.py`,
+//! found on PATH, which really starts and stops processes.
+
+use std::net::TcpListener;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::http::Connection;
+use crate::support::models;
+use crate::support::{eventually, tell_trials};
+
+const UNIT: &str = "sanctum-mlx.service";
+
+/// A user with a home, settings and a supervisor of its own.
+struct User {
+    folder: TempDir,
+    admin: u16,
+}
+
+impl User {
+    fn new() -> Self {
+        let folder = TempDir::new().expect("a folder");
+        let tools = folder.path().join("tools");
+        std::fs::create_dir_all(&tools).expect("ours");
+        let double = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/support/systemctl.py");
+        symlink(double, tools.join("systemctl")).expect("ours");
+        let user = Self { admin: free_port(), folder };
+        std::fs::create_dir_all(user.home()).expect("ours");
+        set_mode(&user.home(), 0o700);
+        let settings = format!(
+            "model = \"{}\"\nport = {}\ntls_port = {}\nadmin_port = {}\ndrain_seconds = 1\n",
+            models::default_model().display(),
+            free_port(),
+            free_port(),
+            user.admin
+        );
+        std::fs::write(user.home().join("config.toml"), settings).expect("ours");
+        // A small model knows this one.
+        let plan = "[canary]\nquestion = \"What is the capital of France?\"\nexpected = \"Paris\"\n";
+        std::fs::write(user.home().join("watch.toml"), plan).expect("ours");
+        user
+    }
+
+    fn home(&self) -> PathBuf {
+        self.folder.path().join("home of mine")
+    }
+
+    fn run(&self, program: &Path, words: &[&str]) -> Output {
+        self.command(program, words).output().expect("it runs")
+    }
+
+    fn command(&self, program: &Path, words: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        let path = std::env::var("PATH").expect("it is set");
+        command
+            .args(words)
+            .arg("--home")
+            .arg(self.home())
+            .env("HOME", self.folder.path())
+            .env("XDG_RUNTIME_DIR", self.folder.path().join("run"))
+            .env("DOUBLE_SCALE", "0.1")
+            .env("PATH", format!("{}:{path}", self.folder.path().join("tools").display()))
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// What must succeed; its words.
+    fn done(&self, program: &Path, words: &[&str]) -> String {
+        let ended = self.run(program, words);
+        let said = String::from_utf8_lossy(&ended.stdout).into_owned();
+        assert!(ended.status.success(), "{words:?}: {said}{}", String::from_utf8_lossy(&ended.stderr));
+        said
+    }
+
+    fn pid(&self) -> Option<u64> {
+        let text = std::fs::read_to_string(self.folder.path().join("run").join(format!("{UNIT}.json"))).ok()?;
+        serde_json::from_str::<Value>(&text).ok()?["pid"].as_u64().filter(|pid| *pid > 0)
+    }
+
+    fn is_ready(&self) -> bool {
+        let admin = std::net::SocketAddr::from(([127, 0, 0, 1], self.admin));
+        let answer = Connection::try_to(admin).and_then(|mut connection| connection.get("/health/ready"));
+        answer.is_ok_and(|answer| answer.status == 200)
+    }
+
+    fn current(&self) -> PathBuf {
+        std::fs::canonicalize(self.home().join("current")).expect("something is current")
+    }
+
+    /// The names of what is not as it should be.
+    fn wrong(&self, program: &Path) -> Vec<String> {
+        let ended = self.run(program, &["status", "--json"]);
+        let status: Value = serde_json::from_slice(&ended.stdout).expect("JSON");
+        let wrong = status["wrong"].as_array().expect("a list").iter();
+        let names: Vec<String> = wrong.map(|wrong| wrong["event"].as_str().expect("a name").to_owned()).collect();
+        assert_eq!(ended.status.code(), Some(i32::from(!names.is_empty())), "{status}");
+        names
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        let _ = self.run(binary(), &["uninstall"]);
+    }
+}
+
+fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_sanctum-mlx"))
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("ours");
+}
+
+/// Free a moment ago, which is what settings that survive a restart need.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
+}
+
+/// Another build of the same revision: the same program with a byte behind its end, which nobody reads.
+fn another_build(folder: &Path) -> PathBuf {
+    let program = folder.join("sanctum-mlx");
+    let mut bytes = std::fs::read(binary()).expect("the binary");
+    bytes.push(0);
+    std::fs::write(&program, bytes).expect("ours");
+    set_mode(&program, 0o755);
+    program
+}
+
+#[test]
+fn i1_what_is_installed_serves_tells_the_truth_and_goes_back() {
+    let user = User::new();
+    let said = user.done(binary(), &["install"]);
+    assert!(said.contains("it is ready, and answers a chat"), "{said}");
+    let installed = user.home().join("current/bin/sanctum-mlx");
+    assert_eq!(user.wrong(&installed), Vec::<String>::new());
+    let first = user.current();
+    let pid = user.pid().expect("it runs");
+
+    // Nothing that runs is in a folder that a build or a set-up owns.
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("it lives");
+    let files = maps.lines().filter_map(|line| line.split_once('/').map(|parts| parts.1));
+    let stray = |file: &&str| file.contains("libmlx") && !Path::new("/").join(file).starts_with(&first);
+    assert_eq!(files.filter(stray).collect::<Vec<_>>(), Vec::<&str>::new());
+
+    let said = user.done(&installed, &["install"]);
+    assert!(said.contains("nothing was changed"), "{said}");
+    assert_eq!(user.pid(), Some(pid));
+
+    // The build clean-up of 2026-04-19: told while the server still answers, on two channels of which neither asks it.
+    let (program, aside) = (first.join("bin/sanctum-mlx"), first.join("aside"));
+    std::fs::rename(&program, &aside).expect("ours");
+    assert!(user.is_ready());
+    let wrong = user.wrong(binary());
+    assert!(
+        wrong.contains(&"integrity_program".to_owned()) && wrong.contains(&"drift_release".to_owned()),
+        "{wrong:?}"
+    );
+    assert_eq!(user.run(binary(), &["probe", "integrity", "--every-seconds", "300"]).status.code(), Some(1));
+    assert_eq!(user.run(binary(), &["verify"]).status.code(), Some(1));
+    let line = std::fs::read_to_string(user.home().join("logs/integrity.log")).expect("it has a log of its own");
+    assert!(line.contains(r#""level":"error","event":"integrity_program""#), "{line}");
+    std::fs::rename(&aside, &program).expect("ours");
+    assert_eq!(user.wrong(binary()), Vec::<String>::new());
+
+    // A newer build, and back.
+    let newer = another_build(user.folder.path());
+    user.done(&newer, &["upgrade"]);
+    assert_ne!(user.current(), first);
+    assert_eq!(user.wrong(&installed), Vec::<String>::new());
+    let since = Instant::now();
+    user.done(&installed, &["rollback"]);
+    println!("rollback with its load and a chat took {:.1} s", since.elapsed().as_secs_f64());
+    assert_eq!(user.current(), first);
+    assert_eq!(user.wrong(&installed), Vec::<String>::new());
+    assert_ne!(user.pid(), Some(pid));
+
+    user.done(binary(), &["uninstall"]);
+    assert!(!user.is_ready());
+    assert_eq!(user.run(binary(), &["status"]).status.code(), Some(78));
+    assert!(user.home().join("config.toml").exists() && first.exists());
+    tell_trials("I1", 1, 1);
+}
+
+#[test]
+fn i3_a_release_that_does_not_answer_is_taken_back_and_said_so() {
+    let user = User::new();
+    user.done(binary(), &["install"]);
+    let first = user.current();
+    // From now on nobody can know the answer: the newer build is sound, and does not prove itself.
+    let plan = "[canary]\nquestion = \"What is the capital of France?\"\nexpected = \"Atlantis\"\n";
+    std::fs::write(user.home().join("watch.toml"), plan).expect("ours");
+    let ended = user.run(&another_build(user.folder.path()), &["upgrade"]);
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(78), "{said}");
+    assert!(said.contains("does not contain Atlantis") && said.contains("was put back"), "{said}");
+    assert_eq!(user.current(), first);
+    eventually("the release before serves", || user.is_ready().then_some(()));
+}
+
+#[test]
+fn i3_an_installation_that_is_killed_leaves_the_old_release_or_the_new_one() {
+    const KILLS: u32 = 24;
+    let user = User::new();
+    let (other, first) = (another_build(user.folder.path()), &["install", "--no-start"]);
+    let begun = Instant::now();
+    user.done(binary(), first);
+    let whole = begun.elapsed();
+    let old = user.current();
+    let mut news = 0;
+    for kill in 0..KILLS {
+        let begun = Instant::now();
+        let mut child: Child = user
+            .command(&other, &["upgrade", "--no-start"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("it starts");
+        // Spread over the time that one takes; what is later than its end kills nothing, and then all is done.
+        while begun.elapsed() < whole.mul_f64(f64::from(kill) * 1.2 / f64::from(KILLS)) {
+            std::thread::park_timeout(Duration::from_micros(200));
+        }
+        child.kill().expect("it is ours");
+        child.wait().expect("it ended");
+        let current = user.current();
+        let program = current.join("bin/sanctum-mlx");
+        assert!(program.is_file() && current.join("release.json").is_file(), "kill {kill}: a release is whole");
+        let itself = Command::new(&program).args(["doctor", "--self"]).output().expect("it starts");
+        assert!(itself.status.success(), "kill {kill}: {}", String::from_utf8_lossy(&itself.stderr));
+        if current != old {
+            news += 1;
+            user.done(binary(), &["rollback", "--no-start"]);
+            assert_eq!(user.current(), old);
+        }
+        // What was laid down goes, so that the next one has everything to do.
+        for entry in std::fs::read_dir(user.home().join("releases")).expect("ours") {
+            let path = entry.expect("ours").path();
+            if path != old {
+                std::fs::remove_dir_all(path).expect("ours");
+            }
+        }
+    }
+    println!("{KILLS} kills over {} ms: {news} found the new release, {} the old", whole.as_millis(), KILLS - news);
+    user.done(&other, &["upgrade", "--no-start"]);
+    assert_ne!(user.current(), old, "one more run finishes what was begun");
+}
