@@ -19,11 +19,16 @@ fn compile_primitive() {
     for file in SOURCES.iter().chain(&["src/kernels/cpu/primitive.h"]) {
         println!("cargo:rerun-if-changed={file}");
     }
+    // Set by scripts/asan, whose build of this crate has an OUT_DIR of its own.
+    println!("cargo:rerun-if-env-changed=SANCTUM_MLX_SANITIZE");
     let folders = env::var("DEP_MLX_INCLUDE").expect("MLX is not prepared: run scripts/setup");
     let mut build = cc::Build::new();
     for folder in env::split_paths(&folders) {
         // As the system's own headers: their warnings are not ours to mend.
         build.flag("-isystem").flag(folder);
+    }
+    if let Ok(sanitizer) = env::var("SANCTUM_MLX_SANITIZE") {
+        build.flag(format!("-fsanitize={sanitizer}"));
     }
     build.cpp(true).std("c++20").files(SOURCES).compile("sanctum_primitive");
 }

@@ -4,6 +4,8 @@
 
 #[path = "tidy/claims.rs"]
 mod claims;
+#[path = "tidy/entitlements.rs"]
+mod entitlements;
 #[path = "tidy/layers.rs"]
 mod layers;
 #[path = "tidy/rejected.rs"]

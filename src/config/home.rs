@@ -87,7 +87,8 @@ fn nearest_existing(path: &Path) -> io::Result<&Path> {
     Err(io::ErrorKind::NotFound.into())
 }
 
-fn try_writing(folder: &Path) -> io::Result<()> {
+/// Writes to `folder` by making a file and removing it.
+pub(crate) fn try_writing(folder: &Path) -> io::Result<()> {
     let path = folder.join(format!(".sanctum-mlx-writable-{}", uuid::Uuid::new_v4()));
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
     fs::remove_file(path)

@@ -6,6 +6,7 @@ mod support;
 mod bench;
 mod chat;
 mod clean;
+mod doctor;
 mod drain;
 mod exit;
 mod health;
@@ -15,6 +16,7 @@ mod install;
 mod memory;
 mod refusals;
 mod sampling;
+mod sign;
 #[cfg(target_os = "linux")] // As `memory`.
 mod soak;
 mod structured;

@@ -1,6 +1,10 @@
 //! The command line, as it was typed. Settings are kept as texts: `resolve` judges them together with variables and the
 //! file, so that every mistake is told in one go. It owns the manual (`--help`); it refuses to know what is right.
 
+mod deploy;
+mod doctor;
+mod watch;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -9,11 +13,9 @@ use clap::{Arg, ArgAction, ArgMatches, Args, FromArgMatches, Parser, Subcommand,
 
 use crate::config::names::{Kind, SETTINGS, Setting};
 
-mod deploy;
-mod watch;
-
 use self::deploy::{DRIFT_NOTES, INSTALL_NOTES};
 pub use self::deploy::{DriftArgs, InstallArgs, RollbackArgs, StatusArgs, UninstallArgs, VerifyArgs};
+use self::doctor::DOCTOR_NOTES;
 use self::watch::{CANARY_NOTES, GUARDIAN_NOTES, PARITY_NOTES};
 pub use self::watch::{CanaryArgs, GuardianArgs, IntegrityArgs, ParitySmokeArgs, ProbeArgs, ProbeKind};
 
@@ -138,6 +140,7 @@ pub enum Command {
     #[command(after_long_help = BENCH_NOTES)]
     Bench(BenchArgs),
     /// Look for everything that could stop the next start, each with its remedy; exit 0 or 1.
+    #[command(after_long_help = DOCTOR_NOTES)]
     Doctor(DoctorArgs),
 }
 

@@ -41,6 +41,8 @@ pub(crate) struct Signed {
 pub(crate) struct Facts {
     /// The serial number, in hexadecimal.
     pub(crate) serial: String,
+    /// Its first moment, as Unix seconds.
+    pub(crate) not_before: i64,
     /// Its last moment, as Unix seconds.
     pub(crate) not_after: i64,
     /// The names and addresses it is for.
@@ -158,6 +160,7 @@ pub(crate) fn facts(pem: &str) -> anyhow::Result<Facts> {
     });
     Ok(Facts {
         serial: hex(certificate.raw_serial()),
+        not_before: certificate.validity().not_before.timestamp(),
         not_after: certificate.validity().not_after.timestamp(),
         names: names.collect(),
         public_key: certificate.public_key().subject_public_key.data.to_vec(),

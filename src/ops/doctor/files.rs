@@ -1,4 +1,4 @@
-//! Files that a start needs: the binary, the root, the model, the certificates.
+//! Files that a start needs: the root, the logs, the model, the certificates.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use time::OffsetDateTime;
 
+use crate::config::home::try_writing;
 use crate::ops::certs::{Paths, facts, revocations_window};
 use crate::ops::doctor::{Finding, quoted, size};
 use crate::platform::host;
@@ -15,33 +16,33 @@ const WARN_SECONDS: i64 = 14 * 24 * 3_600;
 /// Most files of a model folder that are looked at.
 const MODEL_FILES_MAX: usize = 4_096;
 
-/// The executable that runs, which is the one that a supervisor would start again.
-pub(super) fn binary() -> Finding {
-    const CHECK: &str = "binary";
-    let path = match std::env::current_exe() {
-        Ok(path) => path,
-        Err(error) => return Finding::fail(CHECK, format!("cannot be found ({error})"), "start it by its full path"),
-    };
-    let shown = quoted(&path);
-    match fs::metadata(&path) {
-        Err(error) => {
-            Finding::fail(CHECK, format!("{shown}: {error}"), "the running file was removed; install it again")
-        }
-        Ok(facts) if !facts.is_file() || facts.permissions().mode() & 0o111 == 0 => {
-            Finding::fail(CHECK, format!("{shown} is no executable file"), format!("chmod +x {shown}"))
-        }
-        Ok(_) if path.components().any(|part| part.as_os_str() == "target") => {
-            let remedy = "a clean-up of the build removes it; run it from a folder of its own in production";
-            Finding::warn(CHECK, format!("{shown} lies in a build folder"), remedy)
-        }
-        Ok(facts) => Finding::ok(CHECK, format!("{shown}, {}", size(facts.len()))),
-    }
-}
-
 /// The root of everything kept; what is wrong with it was found when the settings were resolved.
 pub(super) fn home(home: &Path) -> Finding {
     let state = if home.exists() { "is yours alone and writable" } else { "will be made at the first start" };
     Finding::ok("home", format!("{} {state}", quoted(home)))
+}
+
+/// Where the watchers write; the server itself speaks on stderr, so that this stops no start.
+pub(super) fn logs(home: &Path) -> Finding {
+    const CHECK: &str = "logs";
+    let folder = home.join("logs");
+    let shown = quoted(&folder);
+    if fs::symlink_metadata(&folder).is_err() {
+        return Finding::ok(CHECK, format!("{shown} will be made by the first watcher"));
+    }
+    match try_writing(&folder) {
+        Ok(()) => Finding::ok(CHECK, format!("{shown} is writable")),
+        Err(error) => {
+            let remedy = format!("make it a folder of yours: mkdir -p {shown} && chmod 700 {shown}");
+            Finding::warn(CHECK, format!("{shown} cannot be written to ({error})"), remedy)
+        }
+    }
+}
+
+/// Where the model lies that a start would load, when that is a place on this disk.
+pub(super) fn model_path(name: Option<&str>, home: &Path) -> Option<PathBuf> {
+    let path = name.map_or_else(|| home.join("models/default"), PathBuf::from);
+    path.exists().then_some(path)
 }
 
 /// The model that would be loaded, and the bytes of its weights when they are on this disk.
@@ -95,7 +96,7 @@ fn holds_gguf(folder: &Path) -> bool {
 }
 
 /// The weights at a path: itself, or the files in it.
-fn weights(path: &Path) -> Vec<PathBuf> {
+pub(super) fn weights(path: &Path) -> Vec<PathBuf> {
     let is_weights =
         |path: &PathBuf| path.extension().is_some_and(|extension| extension == "safetensors" || extension == "gguf");
     if path.is_file() {
@@ -114,7 +115,7 @@ pub(super) fn certificates(home: &Path, tls_off: bool) -> Vec<Finding> {
     const CHECK: &str = "certificates";
     let paths = Paths::of(home);
     if tls_off {
-        return vec![Finding::ok(CHECK, "mutual TLS is off")];
+        return vec![Finding::not_applicable(CHECK, "mutual TLS is off")];
     }
     if !paths.ca_certificate().exists() {
         return vec![Finding::ok(CHECK, "none yet; the first start makes them")];
@@ -123,15 +124,14 @@ pub(super) fn certificates(home: &Path, tls_off: bool) -> Vec<Finding> {
     let now = OffsetDateTime::now_utc().unix_timestamp();
     let mut findings = Vec::new();
     for path in [paths.ca_certificate(), paths.server_certificate()] {
-        let end =
-            read(&path).and_then(|pem| facts(&pem).map(|facts| facts.not_after).map_err(|error| error.to_string()));
+        let times = read(&path).and_then(|pem| facts(&pem).map_err(|error| error.to_string()));
+        let times = times.map(|facts| (facts.not_before, facts.not_after));
         let is_ca = path == paths.ca_certificate();
-        findings.push(window(&path, end, now, renewable && !is_ca));
+        findings.push(window(&path, times, now, renewable && !is_ca));
     }
     let path = paths.revocations();
-    let end =
-        read(&path).and_then(|pem| revocations_window(&pem).map(|(_, end)| end).map_err(|error| error.to_string()));
-    findings.push(window(&path, end, now, renewable));
+    let times = read(&path).and_then(|pem| revocations_window(&pem).map_err(|error| error.to_string()));
+    findings.push(window(&path, times, now, renewable));
     findings.extend([paths.ca_key(), paths.server_key()].iter().filter_map(|path| key(path, renewable)));
     findings
 }
@@ -140,21 +140,28 @@ fn read(path: &Path) -> Result<String, String> {
     fs::read_to_string(path).map_err(|error| error.to_string())
 }
 
-/// Whether what ends at `end` lasts; `renewable` things are renewed by the next start.
-fn window(path: &Path, end: Result<i64, String>, now: i64, renewable: bool) -> Finding {
+/// Whether what holds from the first of `times` to the second lasts; `renewable` things are renewed by the next start.
+pub(super) fn window(path: &Path, times: Result<(i64, i64), String>, now: i64, renewable: bool) -> Finding {
     const CHECK: &str = "certificates";
     let shown = quoted(path);
     let remedy =
         if renewable { "the next start renews it" } else { "bring ca.key back and run `sanctum-mlx certs init`" };
-    match end {
+    match times {
         Err(_) if renewable && !path.exists() => Finding::warn(CHECK, format!("{shown} is missing"), remedy),
         Err(wrong) => {
             Finding::fail(CHECK, format!("{shown}: {wrong}"), "restore it, or move it away and run `certs init`")
         }
-        Ok(end) if end > now + WARN_SECONDS => {
+        Ok((begin, _)) if begin > now => {
+            let hours = (begin - now) / 3_600 + 1;
+            let remedy = "set this machine's clock; if it is right, the one that made the certificate was wrong";
+            Finding::fail(CHECK, format!("{shown} is not valid before {hours} hours from now"), remedy)
+        }
+        Ok((_, end)) if end > now + WARN_SECONDS => {
             Finding::ok(CHECK, format!("{shown} lasts {} days", (end - now) / 86_400))
         }
-        Ok(end) if end > now => Finding::warn(CHECK, format!("{shown} ends in {} hours", (end - now) / 3_600), remedy),
+        Ok((_, end)) if end > now => {
+            Finding::warn(CHECK, format!("{shown} ends in {} hours", (end - now) / 3_600), remedy)
+        }
         Ok(_) if renewable => Finding::warn(CHECK, format!("{shown} has expired"), remedy),
         Ok(_) => Finding::fail(CHECK, format!("{shown} has expired"), remedy),
     }

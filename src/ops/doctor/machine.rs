@@ -5,6 +5,7 @@ use std::path::Path;
 use time::OffsetDateTime;
 use time::macros::datetime;
 
+use crate::ops::doctor::system::{System, Tool};
 use crate::ops::doctor::{Finding, quoted, size};
 use crate::platform::host;
 
@@ -19,10 +20,50 @@ const FILES_BESIDE: u64 = 64;
 /// Nothing of ours is older; a clock before it makes every certificate invalid.
 const CLOCK_FLOOR: OffsetDateTime = datetime!(2026-01-01 00:00 UTC);
 
-/// Looks at all of it. `model_bytes` is 0 when the model's size is not known.
-pub(super) fn examine(home: &Path, model_bytes: u64, connections: u64) -> Vec<Finding> {
-    let now = OffsetDateTime::now_utc();
-    vec![disk(home), memory(model_bytes, host::memory_bytes()), open_files(connections), clock(now)]
+/// Certificates cannot be made that far ahead; a clock after it was set by a mistake.
+const CLOCK_CEILING: OffsetDateTime = datetime!(2100-01-01 00:00 UTC);
+/// Up to this much memory, Metal recommends two thirds of it, above three quarters.
+const METAL_SMALL_BYTES: u64 = 36 << 30;
+
+/// What the next start asks of the machine.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Demand {
+    /// 0 when the model's size is not known.
+    pub(super) model_bytes: u64,
+    /// Open at once.
+    pub(super) connections: u64,
+    /// What the settings allow for the model and its rows; `None` is what the machine recommends.
+    pub(super) memory_bytes: Option<u64>,
+}
+
+/// What the machine has.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Memory {
+    /// Bytes that the process may use at all.
+    pub(super) machine_bytes: u64,
+    /// Bytes that the model and its rows get.
+    pub(super) budget_bytes: u64,
+}
+
+/// Looks at all of it.
+pub(super) fn examine(home: &Path, demand: Demand, system: &dyn System) -> Vec<Finding> {
+    let machine_bytes = host::memory_bytes_allowed();
+    let budget_bytes = demand.memory_bytes.unwrap_or_else(|| recommended(machine_bytes, system));
+    let memory = memory(demand.model_bytes, Memory { machine_bytes, budget_bytes });
+    vec![disk(home), memory, open_files(demand.connections), clock(OffsetDateTime::now_utc())]
+}
+
+/// The working set that the device recommends. MLX is not asked, because it would have to be started: on a Mac it is what
+/// the owner set, else Metal's share of the memory; elsewhere it is the server's own share.
+pub(super) fn recommended(machine_bytes: u64, system: &dyn System) -> u64 {
+    let Some(answer) = system.ask(Tool::Sysctl, &["-n", "iogpu.wired_limit_mb"]) else {
+        return machine_bytes / 4 * 3;
+    };
+    let set = answer.ok().and_then(|ended| ended.stdout.trim().parse::<u64>().ok()).unwrap_or(0);
+    if set > 0 {
+        return set << 20;
+    }
+    if machine_bytes <= METAL_SMALL_BYTES { machine_bytes / 3 * 2 } else { machine_bytes / 4 * 3 }
 }
 
 fn disk(home: &Path) -> Finding {
@@ -39,19 +80,28 @@ fn disk(home: &Path) -> Finding {
     }
 }
 
-pub(super) fn memory(model_bytes: u64, machine_bytes: u64) -> Finding {
+pub(super) fn memory(model_bytes: u64, memory: Memory) -> Finding {
     const CHECK: &str = "memory";
+    const REMEDY: &str = "name a smaller or a quantised model";
     // Loaded weights and what they need while they are loaded, as measured: 1.3 times their size.
     let needed = model_bytes.saturating_add(model_bytes / 10 * 3).saturating_add(MEMORY_BYTES_BESIDE);
-    let machine = size(machine_bytes);
+    let (machine, budget) = (size(memory.machine_bytes), size(memory.budget_bytes));
     if model_bytes == 0 {
-        return Finding::ok(CHECK, format!("{machine}; what the model needs is not known"));
+        return Finding::not_applicable(CHECK, format!("{machine}; what the model needs is not known"));
     }
-    if needed > machine_bytes {
-        let wrong = format!("{machine}, and the model needs about {}", size(needed));
-        return Finding::fail(CHECK, wrong, "name a smaller or a quantised model");
+    if needed > memory.machine_bytes {
+        return Finding::fail(CHECK, format!("{machine}, and the model needs about {}", size(needed)), REMEDY);
     }
-    Finding::ok(CHECK, format!("{machine}; the model needs about {}", size(needed)))
+    let weights = size(model_bytes);
+    if model_bytes > memory.budget_bytes {
+        let wrong = format!("{budget} of {machine} are for the model, and its weights alone have {weights}");
+        return Finding::fail(CHECK, wrong, REMEDY);
+    }
+    if needed > memory.budget_bytes {
+        let wrong = format!("{budget} of {machine} are for the model, whose weights of {weights} leave little beside");
+        return Finding::warn(CHECK, wrong, "name a smaller model, or lower rows");
+    }
+    Finding::ok(CHECK, format!("{budget} of {machine} are for the model, which needs about {}", size(needed)))
 }
 
 fn open_files(connections: u64) -> Finding {
@@ -73,6 +123,9 @@ pub(super) fn clock(now: OffsetDateTime) -> Finding {
     let day = now.date();
     if now < CLOCK_FLOOR {
         return Finding::fail(CHECK, format!("it is {day} here, so no certificate is valid yet"), "set the clock");
+    }
+    if now >= CLOCK_CEILING {
+        return Finding::fail(CHECK, format!("it is {day} here, when every certificate has expired"), "set the clock");
     }
     Finding::ok(CHECK, format!("it is {day}"))
 }

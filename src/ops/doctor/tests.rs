@@ -19,7 +19,8 @@ use crate::ops::certs;
 fn findings(home: &Path, flags: Flags) -> Vec<Finding> {
     let flags = flags.with("home", home.to_str().unwrap()).with("port", "0").with("tls_port", "0");
     let lookup = |_: &str| Err(io::Error::other("no names here"));
-    examine(&Sources { flags: &flags, variables: BTreeMap::new(), user_home: None, lookup: &lookup })
+    let sources = Sources { flags: &flags, variables: BTreeMap::new(), user_home: None, lookup: &lookup };
+    examine(&sources, &system_tests::NOBODY, &system_tests::Loaded(&[]))
 }
 
 fn root() -> tempfile::TempDir {
@@ -44,9 +45,9 @@ fn a_machine_in_order_has_no_failure_and_everything_is_looked_at() {
     certs::ensure(home.path(), &[]).unwrap();
     let findings = findings(with_model(home.path()), Flags::default());
     assert_eq!(failures(&findings), Vec::<&Finding>::new());
-    for check in
-        ["binary", "configuration", "model", "home", "certificates", "keys", "disk", "memory", "open files", "clock"]
-    {
+    let checks = "installation, binary, signature, metallib, configuration, model, model files, manifest, home, logs, \
+                  certificates, keys, disk, memory, open files, clock, firewall, agents, login";
+    for check in checks.split(", ") {
         assert!(findings.iter().any(|finding| finding.check == check), "{check} was not looked at");
     }
     let text = table(&findings);
@@ -65,7 +66,8 @@ fn every_failure_has_a_remedy_and_none_hides_another() {
     let failed: Vec<&str> = failures(&findings).iter().map(|finding| finding.check).collect();
     assert_eq!(failed, ["model", "certificates", "keys", "port"], "{findings:#?}");
     for finding in &findings {
-        assert_eq!(finding.remedy.is_empty(), finding.grade == Grade::Ok, "{finding:?}");
+        let nothing_to_do = matches!(finding.grade, Grade::Ok | Grade::NotApplicable);
+        assert_eq!(finding.remedy.is_empty(), nothing_to_do, "{finding:?}");
     }
     assert!(table(&findings).contains("the next start will fail: 4 failures"));
 }
@@ -124,8 +126,16 @@ fn models_are_told_apart_by_what_is_on_the_disk() {
 
 #[test]
 fn too_little_memory_and_a_clock_in_the_past_are_failures() {
-    assert_eq!(machine::memory(16 << 30, 16 << 30).grade, Grade::Fail);
-    assert_eq!(machine::memory(8 << 30, 16 << 30).grade, Grade::Ok);
+    let memory = |model_gib: u64, budget_gib: u64| {
+        let memory = machine::Memory { machine_bytes: 16 << 30, budget_bytes: budget_gib << 30 };
+        machine::memory(model_gib << 30, memory).grade
+    };
+    assert_eq!(memory(16, 16), Grade::Fail, "more than the machine has");
+    assert_eq!(memory(11, 10), Grade::Fail, "more than the model may have");
+    assert_eq!(memory(8, 10), Grade::Warn, "no room beside it");
+    assert_eq!(memory(6, 10), Grade::Ok);
+    assert_eq!(memory(0, 10), Grade::NotApplicable, "nothing is known of the model");
     assert_eq!(machine::clock(datetime!(1970-01-02 00:00 UTC)).grade, Grade::Fail);
+    assert_eq!(machine::clock(datetime!(2106-02-07 00:00 UTC)).grade, Grade::Fail);
     assert_eq!(machine::clock(OffsetDateTime::now_utc()).grade, Grade::Ok);
 }

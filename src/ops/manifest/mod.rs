@@ -146,25 +146,60 @@ fn sign(home: &Path, model: &Path, private: &Path) -> anyhow::Result<PathBuf> {
 /// names each such file.
 pub fn verify(home: &Path, model: &Path, public: &Path) -> anyhow::Result<Verified> {
     let place = Place::of(model)?;
-    let shown = place.manifest.display();
-    let text = fs::read_to_string(&place.manifest)
-        .with_context(|| format!("{shown} (`sanctum-mlx manifest sign {}` makes it)", model.display()))?;
-    let signature = place.signature();
-    let signed = fs::read_to_string(&signature).with_context(|| signature.display().to_string())?;
-    keys::verify(public, text.as_bytes(), &signed).with_context(|| signature.display().to_string())?;
-    let lines = lines::read(&text).with_context(|| shown.to_string())?;
+    let lines = signed_lines(&place, model, public)?;
     let there = place.names()?;
-    let mut wrong: Vec<String> = Vec::new();
-    let listed: BTreeSet<String> = lines.keys().cloned().collect();
-    wrong.extend(listed.difference(&there).map(|name| format!("{name} is missing")));
-    wrong.extend(there.difference(&listed).map(|name| format!("{name} is not in the manifest")));
-    let names: Vec<String> = listed.intersection(&there).cloned().collect();
+    let mut wrong = misplaced(&lines, &there);
+    let names: Vec<String> = lines.keys().filter(|name| there.contains(*name)).cloned().collect();
     let (hashes, bytes_read) = hashed(home, &place, &names)?;
     wrong.extend(differing(&lines, &names, &hashes));
     if !wrong.is_empty() {
         bail!("{} is not what was signed: {}", model.display(), wrong.join("; "));
     }
     Ok(Verified { files: names.len(), bytes_read })
+}
+
+/// What a manifest says, without reading a weight: how many files it names, all of which are there. `None` when there is
+/// no manifest. The signature is checked by `public`, or by the usual key.
+///
+/// # Errors
+/// It was not signed by the key, or a file is missing or is not named in it; the message names each such file.
+pub(crate) fn glance(home: &Path, model: &Path, public: Option<&Path>) -> anyhow::Result<Option<usize>> {
+    let place = Place::of(model)?;
+    if !place.manifest.exists() {
+        return Ok(None);
+    }
+    let usual = keys::Paths::of(home).public;
+    let lines = signed_lines(&place, model, public.unwrap_or(&usual))?;
+    let wrong = misplaced(&lines, &place.names()?);
+    ensure!(wrong.is_empty(), "{} is not what was signed: {}", model.display(), wrong.join("; "));
+    Ok(Some(lines.len()))
+}
+
+/// The SHA-256 of one file, in lower-case hexadecimal.
+///
+/// # Errors
+/// It cannot be read, or changed while it was.
+pub(crate) fn sha256(path: &Path) -> anyhow::Result<String> {
+    let (hashes, _) = hash::all(&[path.to_owned()], &mut Cache::default())?;
+    Ok(lines::hex(&hashes[0]))
+}
+
+/// The lines of a manifest whose signature is right.
+fn signed_lines(place: &Place, model: &Path, public: &Path) -> anyhow::Result<Lines> {
+    let shown = place.manifest.display();
+    let text = fs::read_to_string(&place.manifest)
+        .with_context(|| format!("{shown} (`sanctum-mlx manifest sign {}` makes it)", model.display()))?;
+    let signature = place.signature();
+    let signed = fs::read_to_string(&signature).with_context(|| signature.display().to_string())?;
+    keys::verify(public, text.as_bytes(), &signed).with_context(|| signature.display().to_string())?;
+    lines::read(&text).with_context(|| shown.to_string())
+}
+
+/// Files that are named and not there, or there and not named.
+fn misplaced(lines: &Lines, there: &BTreeSet<String>) -> Vec<String> {
+    let listed: BTreeSet<String> = lines.keys().cloned().collect();
+    let gone = listed.difference(there).map(|name| format!("{name} is missing"));
+    gone.chain(there.difference(&listed).map(|name| format!("{name} is not in the manifest"))).collect()
 }
 
 fn differing(lines: &Lines, names: &[String], hashes: &[lines::Hash]) -> Vec<String> {
