@@ -8,6 +8,7 @@ pub mod executable;
 pub mod files;
 pub mod host;
 pub mod mapping;
+pub mod power;
 pub mod pressure;
 pub mod process;
 pub mod rlimits;
