@@ -279,12 +279,11 @@ fn p10_a_stopped_process_is_not_stalled_when_it_goes_on_and_asks_itself_soon() {
         running.signal("CONT");
         Instant::now()
     };
-    assert!(health(&running)["last_self_probe"].is_null());
+    let before = metric(&running, "sanctum_mlx_self_probe_steps_total");
     let woken = pause();
-    let last =
-        eventually("a self-probe", || Some(health(&running)["last_self_probe"].clone()).filter(|last| !last.is_null()));
+    eventually("a self-probe", || (metric(&running, "sanctum_mlx_self_probe_steps_total") > before).then_some(()));
     assert!(woken.elapsed() <= Duration::from_secs(5) + SLACK, "after {:?}", woken.elapsed());
-    assert_eq!(last["outcome"], "answered", "{last}");
+    eventually("its answer", || (health(&running)["last_self_probe"]["outcome"] == "answered").then_some(()));
 
     let mut stream = running.connect();
     stream.send_chat(&chat("Count.", 100_000, true)).expect("the server reads");
@@ -296,7 +295,7 @@ fn p10_a_stopped_process_is_not_stalled_when_it_goes_on_and_asks_itself_soon() {
     assert_eq!(health(&running)["phase"], "ready");
     let stderr = running.stderr();
     assert!(!stderr.contains("no progress") && !stderr.contains("does not answer"), "{stderr}");
-    assert_eq!(stderr.matches("stall clocks restart").count(), 2, "{stderr}");
+    assert!(stderr.matches("stall clocks restart").count() >= 2, "{stderr}");
     tell_trials("P10", 2, 2);
 }
 

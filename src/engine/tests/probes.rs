@@ -73,5 +73,6 @@ fn p5_a_probe_without_a_token_fails_and_one_that_the_device_does_not_survive_is_
     assert_eq!(rig.finish(&mut client).0.len(), 2, "clients are served on");
     let asked = rig.handle.probe(&[1, FATAL]).expect("the slot is free");
     assert_eq!(asked.wait(PATIENCE), Some(Outcome::Missed));
+    rig.runtime.block_on(rig.lifecycle.dead().cancelled());
     assert_eq!(rig.lifecycle.phase.now(), Phase::Dead);
 }
