@@ -2,7 +2,9 @@
 //! tells it; the way `serve` comes up and goes down is in its submodules.
 
 mod announce;
+mod awake;
 mod loading;
+mod self_probe;
 mod serve;
 mod shutdown;
 mod surroundings;

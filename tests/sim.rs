@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use sanctum_mlx::engine::EngineSettings;
 use sanctum_mlx::engine::backend::{Ask, Backend, Capacity, Decoded, DeviceFault, Memory, RowId};
 use sanctum_mlx::engine::handle::{Events, Handle, Refusal};
+use sanctum_mlx::engine::probe::Asked;
 use sanctum_mlx::engine::stepped::Stepped;
 use sanctum_mlx::job::{Event, Failure, Finish, Job, Limits, Sampling};
 use sanctum_mlx::lifecycle::Lifecycle;
@@ -35,6 +36,8 @@ const SHARED_MIN: usize = 4;
 const POISON: u32 = 63;
 /// A token that ends an answer.
 const STOP: u32 = 62;
+/// The prompt of the process itself.
+const PROBE: [u32; 3] = [1, 2, 3];
 
 /// SplitMix64 (Steele, Lea and Flood, 2014).
 struct Chance(u64);
@@ -276,6 +279,8 @@ struct Sim {
     handle: Handle,
     lifecycle: Arc<Lifecycle>,
     clients: Vec<Client>,
+    /// What the process itself asks for.
+    asked: Option<Asked>,
     templates: Vec<Vec<u32>>,
     queue_jobs_max: u32,
     dead: bool,
@@ -322,6 +327,7 @@ impl Sim {
             handle,
             lifecycle,
             clients: Vec::new(),
+            asked: None,
             templates,
             queue_jobs_max,
             dead: false,
@@ -354,6 +360,13 @@ impl Sim {
         if self.chance.one_in(10) {
             let levels = [Pressure::Normal, Pressure::Normal, Pressure::Warning, Pressure::Critical];
             self.lifecycle.shortage.set(levels[self.chance.below(4) as usize]);
+        }
+        if self.asked.as_ref().is_some_and(|asked| asked.wait(Duration::ZERO).is_some()) || self.chance.one_in(10) {
+            self.asked = None;
+        }
+        if self.asked.is_none() && self.chance.one_in(3) {
+            // The slot may still be held by the one that was given up.
+            self.asked = self.handle.probe(&PROBE);
         }
         for _ in 0..self.chance.below(3) {
             self.submit();
@@ -465,8 +478,16 @@ impl Sim {
         let there =
             |admitted| self.clients.iter().filter(move |client| client.end.is_none() && client.admitted == admitted);
         let (running, waiting) = (there(true).count(), there(false).count());
+        let open = self.engine.backend().rows.values();
+        let probes = open.filter(|row| row.prompt == PROBE && &*row.scope == "self-probe").count();
+        assert!(probes == 0 || (probes, running, waiting) == (1, 0, 0), "the process asks only when nobody else does");
+        assert_eq!(
+            self.lifecycle.self_probe.steps_while_clients(),
+            0,
+            "no step is spent on it while a client is there"
+        );
         let pulse = self.lifecycle.heartbeat.pulse();
-        assert_eq!(self.engine.backend().rows.len(), running, "a row is open for everyone who was admitted");
+        assert_eq!(self.engine.backend().rows.len(), running + probes, "a row is open for everyone who was admitted");
         assert_eq!((pulse.running as usize, pulse.queued as usize), (running, waiting), "the gauges are exact");
         let ended = self.engine.backend().closed > 0;
         assert!(waiting == 0 || running > 0 || ended, "while someone waits, someone runs");

@@ -67,6 +67,12 @@ pub struct Health {
     pub last_unit: &'static str,
     /// Requests whose response has not been delivered in full.
     pub requests_in_flight: usize,
+    /// What the model and its rows hold in memory.
+    pub memory: MemoryState,
+    /// The last token that the process asked itself for.
+    pub last_self_probe: Option<SelfProbeState>,
+    /// The file that this process was started from.
+    pub executable: ExecutableState,
     /// Prompts for which nothing that was computed could be used.
     pub prefix_misses: PrefixMisses,
     /// Seconds since the async runtime's ticker last ran.
@@ -84,6 +90,41 @@ pub struct Health {
     pub model: Option<String>,
     /// The version of this program.
     pub version: &'static str,
+}
+
+/// Bytes, as the inference thread last told them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct MemoryState {
+    /// In arrays that live.
+    pub active_bytes: u64,
+    /// In freed buffers that are kept for reuse.
+    pub cache_bytes: u64,
+    /// The most that was ever active since the model was loaded.
+    pub peak_bytes: u64,
+}
+
+/// What became of the last self-probe.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct SelfProbeState {
+    /// Seconds since it ended.
+    pub age_seconds: f64,
+    /// `answered`, `yielded` to a client, `missed` its deadline, or `failed`.
+    pub outcome: &'static str,
+    /// How long it took.
+    pub milliseconds: u64,
+    /// Misses in a row, with no token since.
+    pub misses: u32,
+}
+
+/// The file that the process was started from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ExecutableState {
+    /// Where it is.
+    pub path: Option<String>,
+    /// The inode that runs.
+    pub inode: Option<u64>,
+    /// It is still there as it was: the next start runs the same.
+    pub intact: bool,
 }
 
 /// Prompts for which nothing that was computed could be used.

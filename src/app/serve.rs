@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use crate::app::announce::{Bound, StateFile};
 use crate::app::loading::{self, Opened};
 use crate::app::shutdown::{self, Going};
-use crate::app::surroundings;
+use crate::app::{awake, self_probe, surroundings};
 use crate::config::args::ServeArgs;
 use crate::config::settings::{Limits, Settings, Times};
 use crate::config::sources::Sources;
@@ -159,6 +159,7 @@ fn come_up(
     if tls.is_some() {
         tell_ends(settings, &metrics)?;
     }
+    awake::keep(lifecycle, settings.times.watch).map_err(Refusal::system)?;
     surroundings::watch(&metrics, executable, &settings.home, settings.times.integrity).map_err(Refusal::system)?;
     let engine = start_engine(settings, lifecycle, (&opened, limp), (&public, &metrics))?;
     let state = Arc::new(State {
@@ -356,6 +357,9 @@ fn finish_start(
             assert!(state.served.set(opened.served()).is_ok(), "set once, here");
             if let Err(error) = state_file.write(bound, &opened.card.id) {
                 tracing::warn!(%error, "state/serve.json cannot be written");
+            }
+            if let Err(error) = self_probe::start(state) {
+                tracing::error!(%error, "an idle engine is not asked for tokens: no thread");
             }
             eprintln!("ready: {}, {}", opened.card.id, bound.listening());
         }

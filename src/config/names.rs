@@ -288,6 +288,21 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "How often the watch thread looks at the engine's progress.",
     ),
     setting(
+        "self_probe_seconds",
+        Times,
+        Seconds(0.0, HOUR),
+        "60",
+        "When nobody had a token for this long and nobody waits for one, the server asks its own engine for one; a client that \
+         comes meanwhile goes first, at once. 0 turns it off.",
+    ),
+    setting(
+        "self_probe_deadline_seconds",
+        Times,
+        Seconds(0.01, HOUR),
+        "10",
+        "A token for the server itself that takes longer is a miss: one is degraded, two are not ready, three are exit 70.",
+    ),
+    setting(
         "integrity_seconds",
         Times,
         Seconds(0.01, HOUR),

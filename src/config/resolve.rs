@@ -106,6 +106,8 @@ fn times(reader: &mut Reader) -> Times {
         ping: seconds("ping_seconds"),
         write_stall: seconds("write_stall_seconds"),
         watch: seconds("watch_seconds"),
+        self_probe: seconds("self_probe_seconds"),
+        self_probe_deadline: seconds("self_probe_deadline_seconds"),
         integrity: seconds("integrity_seconds"),
         brake: seconds("crash_loop_seconds"),
     }

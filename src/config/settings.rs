@@ -91,6 +91,10 @@ pub struct Times {
     pub write_stall: Duration,
     /// Between two looks of the watch thread.
     pub watch: Duration,
+    /// An idle engine without a token for this long is asked for one; zero: never.
+    pub self_probe: Duration,
+    /// A token for the process itself that takes longer is a miss.
+    pub self_probe_deadline: Duration,
     /// Between two looks at the executable on disk.
     pub integrity: Duration,
     /// The window in which bad ends are counted, and the first pause of the brake.
@@ -153,6 +157,8 @@ impl Times {
             ping: seconds(5),
             write_stall: seconds(60),
             watch: seconds(1),
+            self_probe: seconds(60),
+            self_probe_deadline: seconds(10),
             integrity: seconds(10),
             brake: seconds(600),
         }

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use crate::job::{Constraint, Sampling, Token};
+pub use crate::lifecycle::heartbeat::MemoryHeld;
 
 /// A row's name, unique for the life of the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -150,6 +151,11 @@ pub trait Backend {
 
     /// Gives back what finished rows left, least recently used first, until it is at most so many bytes.
     fn shed(&mut self, bytes_max: u64);
+
+    /// What it holds in memory now; zeros from one that holds nothing worth counting.
+    fn held(&self) -> MemoryHeld {
+        MemoryHeld::default()
+    }
 
     /// Called when no row is open: gives memory back that only a busy engine needs.
     fn idle(&mut self);

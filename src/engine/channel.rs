@@ -43,6 +43,9 @@ impl Commands {
         match self.0.try_send(command) {
             Ok(()) => Ok(()),
             Err(TrySendError::Disconnected(_)) => Err(Left),
+            // There is one probe at most, so those that fill the places beside the jobs are all of the other kind, and it is
+            // for nothing: the thread was told to stop.
+            Err(TrySendError::Full(Command::Probe(_))) => Err(Left),
             // More than one job for each place there cannot be, so the same stands there already.
             Err(TrySendError::Full(Command::Stop)) => Ok(()),
             Err(TrySendError::Full(Command::Submit(_))) => {

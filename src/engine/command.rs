@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::engine::channel::EventSender;
+use crate::engine::probe::Probe;
 use crate::job::{Event, Failure, Job};
 use crate::lifecycle::Lifecycle;
 
@@ -12,6 +13,8 @@ use crate::lifecycle::Lifecycle;
 pub(crate) enum Command {
     /// Generate this.
     Submit(Box<Submission>),
+    /// Generate one token for the process itself, if no client is there.
+    Probe(Box<Probe>),
     /// Fail what is held, drop the arrays and end.
     Stop,
 }

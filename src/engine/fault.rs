@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::engine::backend::{Ask, Backend, Capacity, Decoded, DeviceFault, RowId};
+use crate::engine::backend::{Ask, Backend, Capacity, Decoded, DeviceFault, MemoryHeld, RowId};
 use crate::job::Token;
 
 /// What goes wrong.
@@ -229,6 +229,10 @@ impl<B: Backend> Backend for Faulty<B> {
 
     fn shed(&mut self, bytes_max: u64) {
         self.inner.shed(bytes_max);
+    }
+
+    fn held(&self) -> MemoryHeld {
+        self.inner.held()
     }
 
     fn idle(&mut self) {

@@ -11,6 +11,7 @@ use crate::engine::backend::Capacity;
 use crate::engine::channel::{self, Commands, EventReceiver, Left};
 use crate::engine::command::{Command, Place, Submission};
 use crate::engine::pace::Pace;
+use crate::engine::probe::{self, Asked, Slot};
 use crate::job::{Event, Failure, Job, JobId};
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::phase::Phase;
@@ -54,6 +55,8 @@ pub(crate) struct Shared {
     pub(crate) capacity: OnceLock<Capacity>,
     /// How long a job takes, for `Retry-After`.
     pub(crate) pace: Pace,
+    /// Held by the one self-probe that there may be.
+    probe: Slot,
     /// The next job's number.
     next_id: AtomicU64,
     /// Most jobs that may wait.
@@ -62,7 +65,8 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(queue_jobs_max: u32) -> Self {
-        Self { capacity: OnceLock::new(), pace: Pace::new(), next_id: AtomicU64::new(1), queue_jobs_max }
+        let (pace, probe, next_id) = (Pace::new(), Slot::default(), AtomicU64::new(1));
+        Self { capacity: OnceLock::new(), pace, probe, next_id, queue_jobs_max }
     }
 }
 
@@ -122,6 +126,18 @@ impl Handle {
             Ok(()) => Ok(Events { receiver, lifecycle: Arc::clone(&self.lifecycle), ended: false }),
             Err(Left) => Err(Refusal::NotReady(self.lifecycle.phase.now())),
         }
+    }
+
+    /// Asks for one token behind `prompt` for the process itself, in a place of its own beside the queue. Never waits;
+    /// `None` while the probe before this one is still held, and from a thread that has left.
+    #[must_use]
+    pub fn probe(&self, prompt: &[u32]) -> Option<Asked> {
+        let capacity = self.capacity()?;
+        assert!(!prompt.is_empty(), "the caller has a prompt");
+        assert!(prompt.iter().all(|token| *token < capacity.logit_width), "the caller checks token ids");
+        assert!(prompt.len() < capacity.context_tokens as usize, "the caller checks the context");
+        let (probe, asked) = probe::ask(prompt, &self.shared.probe)?;
+        self.commands.send(Command::Probe(Box::new(probe))).ok().map(|()| asked)
     }
 
     /// Jobs waiting now; a new one would stand behind them.

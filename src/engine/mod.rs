@@ -9,6 +9,7 @@ mod command;
 pub mod fault;
 pub mod handle;
 mod pace;
+pub mod probe;
 mod row;
 mod scheduler;
 mod seam;

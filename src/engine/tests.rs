@@ -2,6 +2,7 @@
 //! a wrong count. Steps are let through a gate, so that no test depends on time.
 
 mod interleaved;
+mod probes;
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, channel};

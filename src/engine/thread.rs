@@ -13,17 +13,22 @@ use crate::engine::backend::{Ask, Backend, Capacity, Decoded, DeviceFault, RowId
 use crate::engine::channel::Inbox;
 use crate::engine::command::Command;
 use crate::engine::handle::Shared;
+use crate::engine::probe::{Probe, Unit as ProbeUnit};
 use crate::engine::row::{Outcome, Row};
 use crate::engine::scheduler::{self, RowView};
 use crate::engine::waiting::Waiting;
 use crate::job::{Event, Failure, Job, Sampling, Token};
 use crate::lifecycle::Lifecycle;
 use crate::lifecycle::heartbeat::Unit;
+use crate::lifecycle::self_probe::Outcome as Probed;
 use crate::platform::allocator;
 use crate::platform::pressure::Pressure;
 
 /// An idle thread looks up this often, to show that it is alive.
 const IDLE_BEAT: Duration = Duration::from_secs(1);
+
+/// What the backend holds is told this often while it works.
+const MEMORY_BEAT: Duration = Duration::from_millis(250);
 
 /// Why the loop ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,6 +52,8 @@ pub(crate) enum Heard {
 pub(crate) struct Inference<B: Backend> {
     rows: Vec<Row>,
     waiting: Waiting,
+    /// One token for the process itself; never beside a client.
+    probe: Option<Box<Probe>>,
     inbox: Inbox,
     rows_max: u32,
     /// Who got a row when.
@@ -56,6 +63,8 @@ pub(crate) struct Inference<B: Backend> {
     chunks: u64,
     /// Rows were closed since the backend was last told that it is idle.
     used: bool,
+    /// When the backend's memory was last told.
+    memory_told: Option<Instant>,
     lifecycle: Arc<Lifecycle>,
     shared: Arc<Shared>,
     backend: B,
@@ -67,12 +76,14 @@ impl<B: Backend> Inference<B> {
         Self {
             rows: Vec::new(),
             waiting: Waiting::new(Arc::clone(&lifecycle)),
+            probe: None,
             inbox,
             rows_max,
             served: Served::default(),
             next_row: 1,
             chunks: 0,
             used: false,
+            memory_told: None,
             lifecycle,
             shared,
             backend,
@@ -106,7 +117,10 @@ impl<B: Backend> Inference<B> {
         self.backend.close(row);
         match decoded.as_slice() {
             [Decoded::Tokens(tokens)] => match tokens.iter().find(|token| token.id >= capacity.logit_width) {
-                None => Ok(()),
+                None => {
+                    self.lifecycle.token_came();
+                    Ok(())
+                }
                 Some(Token { id, .. }) => Err(DeviceFault(format!(
                     "the first token {id} is outside the vocabulary of {}",
                     capacity.logit_width
@@ -163,12 +177,19 @@ impl<B: Backend> Inference<B> {
         self.sweep(now);
         self.relieve();
         self.round()?;
+        self.step_probe()?;
+        self.tell_memory(now);
         Ok(Heard::Work)
     }
 
     /// Whether there is nothing to do but to wait for a command.
     pub(crate) fn is_idle(&self) -> bool {
-        self.rows.is_empty() && self.waiting.len() == 0
+        self.clients() == 0 && self.probe.is_none()
+    }
+
+    /// Rows that run and jobs that were heard and wait.
+    fn clients(&self) -> usize {
+        self.rows.len() + self.waiting.len() as usize
     }
 
     /// Waits for a command, if there is nothing to do.
@@ -213,10 +234,68 @@ impl<B: Backend> Inference<B> {
     fn obey(&mut self, command: Command) -> Heard {
         match command {
             Command::Submit(submission) => {
+                self.end_probe(Probed::Yielded);
                 self.waiting.push(*submission);
                 Heard::Work
             }
+            Command::Probe(probe) => {
+                assert!(self.probe.is_none(), "there is one slot, and the probe in it holds it");
+                self.probe = Some(probe);
+                Heard::Work
+            }
             Command::Stop => Heard::Stop,
+        }
+    }
+
+    /// One unit of work for the process itself, if no client is there; if one is, the probe goes at once (P6).
+    fn step_probe(&mut self) -> Result<(), DeviceFault> {
+        let Some(probe) = &self.probe else { return Ok(()) };
+        // The second count has those that stand in the inbox unheard.
+        if self.clients() > 0 || self.lifecycle.heartbeat.queued() > 0 {
+            self.end_probe(Probed::Yielded);
+            return Ok(());
+        }
+        if probe.is_given_up() {
+            self.end_probe(Probed::Missed);
+            return Ok(());
+        }
+        self.lifecycle.self_probe.spend_step(self.clients());
+        let mut probe = self.probe.take().expect("looked at above");
+        if !probe.is_open() {
+            let memory = self.backend.capacity().memory;
+            let left = memory.rows_bytes_max().saturating_sub(memory.row_bytes(probe.tokens()));
+            if self.backend.kept_bytes() > left {
+                self.backend.shed(left);
+            }
+            probe.open(self.fresh_row(), &mut self.backend)?;
+        }
+        let unit = probe.step(&mut self.backend)?;
+        self.probe = Some(probe);
+        match unit {
+            ProbeUnit::Chunk => self.lifecycle.heartbeat.beat(Unit::PrefillChunk),
+            ProbeUnit::Token(outcome) => {
+                self.lifecycle.heartbeat.beat(Unit::DecodeStep);
+                if outcome == Probed::Answered {
+                    self.lifecycle.token_came();
+                }
+                self.end_probe(outcome);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the probe, if there is one.
+    fn end_probe(&mut self, outcome: Probed) {
+        let Some(probe) = self.probe.take() else { return };
+        self.used |= probe.is_open();
+        probe.end(outcome, &mut self.backend);
+    }
+
+    /// Tells what the backend holds, for those who may not ask it.
+    fn tell_memory(&mut self, now: Instant) {
+        if self.memory_told.is_none_or(|told| now.saturating_duration_since(told) >= MEMORY_BEAT) {
+            self.memory_told = Some(now);
+            self.lifecycle.heartbeat.set_memory(self.backend.held());
         }
     }
 
@@ -290,6 +369,7 @@ impl<B: Backend> Inference<B> {
         let decoded = self.backend.decode(ids)?;
         assert_eq!(decoded.len(), ids.len(), "each row of a step has its result");
         self.lifecycle.heartbeat.beat(Unit::DecodeStep);
+        self.lifecycle.token_came();
         for (id, decoded) in ids.iter().zip(decoded) {
             let row = self.rows.iter_mut().find(|row| row.id == *id).expect("a decoded row is open");
             if row.take(decoded) == Outcome::Ended {
@@ -334,8 +414,13 @@ impl<B: Backend> Inference<B> {
             row.end(Event::Failed(failure.clone()));
         }
         // Commands still in the channel took a place in the queue too.
-        while let Ok(Command::Submit(submission)) = self.inbox.try_recv() {
-            self.waiting.push(*submission);
+        while let Ok(command) = self.inbox.try_recv() {
+            match command {
+                Command::Submit(submission) => self.waiting.push(*submission),
+                // Nobody but the process waits for it, and that is on its way out.
+                Command::Probe(probe) => drop(probe),
+                Command::Stop => break,
+            }
         }
         self.waiting.fail_all(failure);
         self.publish();

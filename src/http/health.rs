@@ -3,12 +3,12 @@
 
 use hyper::{Response, StatusCode};
 
-use crate::api::models::{EngineState, Health, PrefixMiss, PrefixMisses};
+use crate::api::models::{EngineState, ExecutableState, Health, MemoryState, PrefixMiss, PrefixMisses, SelfProbeState};
 use crate::http::State;
 use crate::http::error::Problem;
 use crate::http::reply::{self, Body};
-use crate::lifecycle::heartbeat::Pulse;
-use crate::telemetry::metrics::{self, EngineGauges};
+use crate::lifecycle::heartbeat::{MemoryHeld, Pulse};
+use crate::telemetry::metrics::{self, EngineGauges, MemoryGauges, SelfProbeGauges};
 
 /// The process is alive: it parsed this request. Looks at nothing else (P1).
 pub(crate) fn live() -> Response<Body> {
@@ -31,6 +31,9 @@ pub(crate) fn report(state: &State) -> Response<Body> {
         steps: pulse.steps,
         last_unit: pulse.unit.as_str(),
         requests_in_flight: state.lifecycle.drain.in_flight(),
+        memory: memory(state),
+        last_self_probe: last_self_probe(state),
+        executable: executable(state, binary_wrong.is_none()),
         prefix_misses: prefix_misses(state),
         runtime_tick_age_seconds: seconds(pulse.runtime_tick_age_ms),
         binary_integrity: binary_wrong.is_none(),
@@ -47,6 +50,8 @@ pub(crate) fn report(state: &State) -> Response<Body> {
 /// The registry as text.
 pub(crate) fn metrics(state: &State) -> Response<Body> {
     let pulse = state.lifecycle.heartbeat.pulse();
+    let MemoryHeld { active_bytes, cache_bytes, peak_bytes } = state.lifecycle.heartbeat.memory();
+    let self_probe = &state.lifecycle.self_probe;
     let text = state.metrics.render(EngineGauges {
         up: check_answering(state).is_ok(),
         last_step_age_seconds: seconds(pulse.last_progress_age_ms),
@@ -55,6 +60,14 @@ pub(crate) fn metrics(state: &State) -> Response<Body> {
         running_rows: pulse.running,
         runtime_tick_age_seconds: seconds(pulse.runtime_tick_age_ms),
         requests_in_flight: state.lifecycle.drain.in_flight(),
+        memory: MemoryGauges { active_bytes, cache_bytes, peak_bytes },
+        self_probe: SelfProbeGauges {
+            last_age_seconds: self_probe.last().map(|last| seconds(last.age_ms)),
+            last_seconds: self_probe.last().map(|last| seconds(last.took_ms)),
+            misses: self_probe.misses(),
+            steps: self_probe.steps(),
+            steps_while_clients: self_probe.steps_while_clients(),
+        },
     });
     reply::typed(StatusCode::OK, metrics::CONTENT_TYPE, text)
 }
@@ -79,6 +92,26 @@ pub(crate) fn engine_state(state: &State, pulse: &Pulse) -> EngineState {
         queue_depth: pulse.queued,
         queue_oldest_age_seconds: seconds(pulse.queue_oldest_age_ms),
     }
+}
+
+fn memory(state: &State) -> MemoryState {
+    let MemoryHeld { active_bytes, cache_bytes, peak_bytes } = state.lifecycle.heartbeat.memory();
+    MemoryState { active_bytes, cache_bytes, peak_bytes }
+}
+
+fn last_self_probe(state: &State) -> Option<SelfProbeState> {
+    let self_probe = &state.lifecycle.self_probe;
+    self_probe.last().map(|last| SelfProbeState {
+        age_seconds: seconds(last.age_ms),
+        outcome: last.outcome.as_str(),
+        milliseconds: last.took_ms,
+        misses: self_probe.misses(),
+    })
+}
+
+fn executable(state: &State, intact: bool) -> ExecutableState {
+    let (path, inode) = state.metrics.binary_integrity.found().unzip();
+    ExecutableState { path: path.map(|path| path.to_string_lossy().into_owned()), inode, intact }
 }
 
 fn prefix_misses(state: &State) -> PrefixMisses {

@@ -56,8 +56,23 @@ pub struct Heartbeat {
     queue_oldest_ms: AtomicU64,
     /// Engine steps since the start: prefill chunks and decode steps.
     steps: AtomicU64,
+    /// When the last token was generated; the start counts as one.
+    token_ms: AtomicU64,
+    /// What the backend held when the inference thread last told: active, kept for reuse, and the most ever.
+    memory: [AtomicU64; 3],
     /// When the async runtime's ticker last ran.
     runtime_tick_ms: AtomicU64,
+}
+
+/// Bytes that the backend holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MemoryHeld {
+    /// In what lives.
+    pub active_bytes: u64,
+    /// Freed, and kept for reuse.
+    pub cache_bytes: u64,
+    /// The most that was ever active.
+    pub peak_bytes: u64,
 }
 
 /// One consistent-enough look at the gauges, with ages already computed.
@@ -75,6 +90,8 @@ pub struct Pulse {
     pub queue_oldest_age_ms: u64,
     /// Engine steps since the start.
     pub steps: u64,
+    /// Milliseconds since the last token was generated.
+    pub last_token_age_ms: u64,
     /// Milliseconds since the async runtime's ticker last ran.
     pub runtime_tick_age_ms: u64,
 }
@@ -89,6 +106,8 @@ impl Heartbeat {
             queued: AtomicU32::new(0),
             queue_oldest_ms: AtomicU64::new(0),
             steps: AtomicU64::new(0),
+            token_ms: AtomicU64::new(now),
+            memory: [const { AtomicU64::new(0) }; 3],
             runtime_tick_ms: AtomicU64::new(now),
         }
     }
@@ -100,6 +119,33 @@ impl Heartbeat {
             self.steps.fetch_add(1, Ordering::Relaxed);
         }
         self.progress_ms.store(clock::awake_ms(), Ordering::Release);
+    }
+
+    /// The inference thread generated a token.
+    pub fn note_token(&self) {
+        self.token_ms.store(clock::awake_ms(), Ordering::Release);
+    }
+
+    /// The inference thread tells what its backend holds: nobody else may ask it.
+    pub fn set_memory(&self, held: MemoryHeld) {
+        let MemoryHeld { active_bytes, cache_bytes, peak_bytes } = held;
+        for (gauge, bytes) in self.memory.iter().zip([active_bytes, cache_bytes, peak_bytes]) {
+            gauge.store(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// What the backend held when it was last told.
+    #[must_use]
+    pub fn memory(&self) -> MemoryHeld {
+        let [active_bytes, cache_bytes, peak_bytes] =
+            [0, 1, 2].map(|gauge: usize| self.memory[gauge].load(Ordering::Relaxed));
+        MemoryHeld { active_bytes, cache_bytes, peak_bytes }
+    }
+
+    /// Jobs accepted and not yet admitted, those among them that the inference thread has not heard of.
+    #[must_use]
+    pub fn queued(&self) -> u32 {
+        self.queued.load(Ordering::Acquire)
     }
 
     /// The engine publishes how many rows run.
@@ -156,6 +202,7 @@ impl Heartbeat {
             queued,
             queue_oldest_age_ms: if queued == 0 || oldest == 0 { 0 } else { now.saturating_sub(oldest) },
             steps: self.steps.load(Ordering::Relaxed),
+            last_token_age_ms: now.saturating_sub(self.token_ms.load(Ordering::Acquire)),
             runtime_tick_age_ms: now.saturating_sub(self.runtime_tick_ms.load(Ordering::Acquire)),
         }
     }

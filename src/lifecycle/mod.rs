@@ -7,6 +7,7 @@ pub mod drain;
 pub mod exit;
 pub mod heartbeat;
 pub mod phase;
+pub mod self_probe;
 mod shared;
 pub mod shortage;
 pub mod signal;
@@ -24,6 +25,7 @@ use drain::Drain;
 use exit::{ExitCode, ExitOrders, Order};
 use heartbeat::Heartbeat;
 use phase::{Phase, PhaseCell};
+use self_probe::SelfProbe;
 use shortage::Shortage;
 
 /// After the engine's death, in-flight requests get their answer within this; then the process is gone.
@@ -36,6 +38,8 @@ pub struct Lifecycle {
     pub phase: PhaseCell,
     /// Progress of the inference thread and of the async runtime.
     pub heartbeat: Heartbeat,
+    /// What the idle engine answered when the process itself asked.
+    pub self_probe: SelfProbe,
     /// The way down: tokens and the count of what is in flight.
     pub drain: Drain,
     /// How short the system is of memory.
@@ -55,6 +59,7 @@ impl Lifecycle {
         Arc::new(Self {
             phase: PhaseCell::new(),
             heartbeat: Heartbeat::new(),
+            self_probe: SelfProbe::new(),
             drain: Drain::new(),
             shortage: Shortage::new(),
             pause: Pause::default(),
@@ -71,6 +76,18 @@ impl Lifecycle {
         self.exit.give(Order::By { deadline: Instant::now() + DEATH_GRACE, code: ExitCode::EngineDead });
         self.dead.cancel();
         self.drain.begin();
+    }
+
+    /// A token was generated, for whomever: the engine answers.
+    pub fn token_came(&self) {
+        self.heartbeat.note_token();
+        self.self_probe.forgive();
+    }
+
+    /// The process itself was asleep or stopped: what was silent meanwhile is forgiven, and asked soon.
+    pub(crate) fn forgive_pause(&self) {
+        self.heartbeat.forgive();
+        self.self_probe.ask_soon();
     }
 
     /// Cancelled when the engine is gone.

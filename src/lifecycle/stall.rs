@@ -69,6 +69,7 @@ mod tests {
             queued,
             queue_oldest_age_ms: 0,
             steps: 1,
+            last_token_age_ms: 0,
             runtime_tick_age_ms: 0,
         }
     }

@@ -1,5 +1,5 @@
 //! The watch thread: once a tick it reads the heartbeat and acts on the verdict. It owns the way from silence to an exit
-//! (P3), the lateness of the async runtime (P8), the forgiveness after sleep or SIGSTOP (P10), and the look at the system's memory
+//! (P3, P5), the lateness of the async runtime (P8), the forgiveness after sleep or SIGSTOP (P10), and the look at the system's memory
 //! (M2); it waits for nobody.
 
 use std::sync::Arc;
@@ -76,7 +76,7 @@ impl Watch {
     fn look(&mut self, paused: bool) {
         if paused {
             tracing::warn!("the process was paused or the machine slept; stall clocks restart");
-            self.lifecycle.heartbeat.forgive();
+            self.lifecycle.forgive_pause();
             return;
         }
         self.look_at_engine();
@@ -87,7 +87,8 @@ impl Watch {
     fn look_at_engine(&self) {
         let pulse = self.lifecycle.heartbeat.pulse();
         let phase = &self.lifecycle.phase;
-        match stall::judge(&pulse, self.settings.stall) {
+        let (pending, idle) = (stall::judge(&pulse, self.settings.stall), self.lifecycle.self_probe.verdict());
+        match pending.max(idle) {
             Verdict::Moving => {
                 // Only the watch thread set these two, so only it takes them back; a drain in between wins.
                 if phase.advance_from(Phase::Degraded, Phase::Ready) || phase.advance_from(Phase::Stalled, Phase::Ready)
@@ -97,7 +98,8 @@ impl Watch {
             }
             Verdict::Degraded => {
                 if phase.advance_from(Phase::Ready, Phase::Degraded) {
-                    tracing::warn!(silent_ms = pulse.last_progress_age_ms, "no progress while work is pending");
+                    let misses = self.lifecycle.self_probe.misses();
+                    tracing::warn!(silent_ms = pulse.last_progress_age_ms, misses, "no progress while work is pending");
                 }
             }
             Verdict::Unready => {
@@ -109,7 +111,8 @@ impl Watch {
             Verdict::Dead if phase.now() != Phase::Dead => {
                 dump_threads("stall", &self.lifecycle);
                 let silent = Duration::from_millis(pulse.last_progress_age_ms).as_secs_f64();
-                self.lifecycle.die(&format!("no progress for {silent:.1} s after {}", pulse.unit.as_str()));
+                let misses = if idle == Verdict::Dead { ", and no answer to a self-probe while idle" } else { "" };
+                self.lifecycle.die(&format!("no progress for {silent:.1} s after {}{misses}", pulse.unit.as_str()));
             }
             Verdict::Dead => {}
         }

@@ -134,6 +134,12 @@ impl Executable {
         &self.path
     }
 
+    /// Its inode when it was first looked at.
+    #[must_use]
+    pub fn inode(&self) -> u64 {
+        self.stamp.inode
+    }
+
     /// What is wrong with it now, if anything.
     #[must_use]
     pub fn wrong(&self) -> Option<Wrong> {

@@ -9,6 +9,7 @@ pub mod files;
 pub mod host;
 pub mod mapping;
 pub mod objects;
+pub mod power;
 pub mod pressure;
 pub mod process;
 pub mod rlimits;

@@ -37,7 +37,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::cache::{Coding, GROWTH_TOKENS, KvCache, State};
-use crate::engine::backend::{Ask, Backend, Capacity, Decoded, DeviceFault, Memory, RowId};
+use crate::engine::backend::{Ask, Backend, Capacity, Decoded, DeviceFault, Memory, MemoryHeld, RowId};
 use crate::mlx::{self, MlxError};
 use crate::model::registry::Plan;
 use crate::model::source::Tensors;
@@ -325,6 +325,12 @@ impl Backend for Runner {
 
     fn shed(&mut self, bytes_max: u64) {
         self.known.kept.shrink(bytes_max);
+    }
+
+    fn held(&self) -> MemoryHeld {
+        // A device that refuses this fails the next step too, and says so there.
+        let mlx::Gauges { active_bytes, cache_bytes, peak_bytes } = mlx::gauges().unwrap_or_default();
+        MemoryHeld { active_bytes, cache_bytes, peak_bytes }
     }
 
     fn idle(&mut self) {

@@ -3,7 +3,8 @@
 //! the file is compared and who reads the verdict.
 
 use std::io;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use prometheus_client::metrics::gauge::Gauge;
@@ -16,13 +17,15 @@ pub struct BinaryIntegrity {
     /// 1 while it is as it was.
     pub gauge: Gauge,
     wrong: Arc<Mutex<Option<Wrong>>>,
+    /// Where the executable is, and its inode; empty before the first look, or if it was never found.
+    found: Arc<OnceLock<(PathBuf, u64)>>,
 }
 
 impl Default for BinaryIntegrity {
     fn default() -> Self {
         let gauge = Gauge::default();
         gauge.set(1);
-        Self { gauge, wrong: Arc::default() }
+        Self { gauge, wrong: Arc::default(), found: Arc::default() }
     }
 }
 
@@ -33,10 +36,19 @@ impl BinaryIntegrity {
         self.wrong.lock().as_ref().map(Wrong::to_string)
     }
 
+    /// The path of the executable and the inode that runs, once it was looked at.
+    #[must_use]
+    pub fn found(&self) -> Option<(&Path, u64)> {
+        self.found.get().map(|(path, inode)| (path.as_path(), *inode))
+    }
+
     /// Looks once. An executable that could not even be found is wrong for good.
     pub fn judge(&self, executable: &io::Result<Executable>) {
         let wrong = match executable {
-            Ok(executable) => executable.wrong(),
+            Ok(executable) => {
+                self.found.get_or_init(|| (executable.path().to_owned(), executable.inode()));
+                executable.wrong()
+            }
             Err(error) => Some(Wrong::Unreadable(error.to_string())),
         };
         self.gauge.set(i64::from(wrong.is_none()));

@@ -2,7 +2,7 @@
 //! fixed; no prompt, model name or client name becomes a label. Counting never waits for anyone.
 
 use std::fmt::{self, Write as _};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder, text};
 use prometheus_client::metrics::counter::Counter;
@@ -89,6 +89,14 @@ struct EngineMetrics {
     running_rows: Gauge,
     runtime_tick_age_seconds: Seconds,
     requests_in_flight: Gauge,
+    memory_active_bytes: Gauge,
+    memory_cache_bytes: Gauge,
+    memory_peak_bytes: Gauge,
+    self_probe_age_seconds: Seconds,
+    self_probe_seconds: Seconds,
+    self_probe_misses: Gauge,
+    self_probe_steps: Counter,
+    self_probe_steps_while_clients: Counter,
 }
 
 /// The state of the engine at the moment of a scrape.
@@ -108,6 +116,36 @@ pub struct EngineGauges {
     pub runtime_tick_age_seconds: f64,
     /// Requests whose response has not been delivered in full.
     pub requests_in_flight: usize,
+    /// What the inference thread last told.
+    pub memory: MemoryGauges,
+    /// What the idle engine answered when the process itself asked.
+    pub self_probe: SelfProbeGauges,
+}
+
+/// Bytes that the model and its rows hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryGauges {
+    /// In arrays that live.
+    pub active_bytes: u64,
+    /// In freed buffers that are kept for reuse.
+    pub cache_bytes: u64,
+    /// The most that was ever active since the model was loaded.
+    pub peak_bytes: u64,
+}
+
+/// Tokens that the process asked itself for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SelfProbeGauges {
+    /// Seconds since the last one ended; `None` before the first.
+    pub last_age_seconds: Option<f64>,
+    /// Seconds that it took.
+    pub last_seconds: Option<f64>,
+    /// Misses in a row, with no token since.
+    pub misses: u32,
+    /// Engine steps spent since the start.
+    pub steps: u64,
+    /// Of those, the ones spent while a client's row ran or waited.
+    pub steps_while_clients: u64,
 }
 
 /// Why an answer ended.
@@ -229,6 +267,7 @@ impl Metrics {
         add.add("running_rows", "Rows being generated", &engine.running_rows);
         add.add("runtime_tick_age_seconds", "Since the async runtime's last tick", &engine.runtime_tick_age_seconds);
         add.add("requests_in_flight", "Requests not yet delivered in full", &engine.requests_in_flight);
+        register_held(&mut add, engine);
         add.add("time_to_first_token_seconds", "From arrival to the first token", &self.first_token_seconds);
         add.add("inter_token_seconds", "Between two tokens of one answer", &self.inter_token_seconds);
         add.add("prompt_tokens", "Prompt tokens of accepted jobs", &self.prompt_tokens);
@@ -266,6 +305,7 @@ impl Metrics {
         engine.running_rows.set(i64::from(gauges.running_rows));
         engine.runtime_tick_age_seconds.set(gauges.runtime_tick_age_seconds);
         engine.requests_in_flight.set(i64::try_from(gauges.requests_in_flight).unwrap_or(i64::MAX));
+        engine.set_held(gauges.memory, gauges.self_probe);
         let mut text = String::new();
         text::encode(&mut text, &self.registry).expect("writing to a string cannot fail");
         text
@@ -290,6 +330,36 @@ impl Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+/// Names what the engine holds and what it answers the process itself.
+fn register_held(add: &mut Adder<'_>, engine: &EngineMetrics) {
+    add.add("memory_active_bytes", "In arrays that live", &engine.memory_active_bytes);
+    add.add("memory_cache_bytes", "In freed buffers kept for reuse", &engine.memory_cache_bytes);
+    add.add("memory_peak_bytes", "The most that was ever active", &engine.memory_peak_bytes);
+    add.add("self_probe_age_seconds", "Since the last self-probe; NaN before one", &engine.self_probe_age_seconds);
+    add.add("self_probe_seconds", "Of the last self-probe; NaN before one", &engine.self_probe_seconds);
+    add.add("self_probe_misses", "Self-probes missed in a row", &engine.self_probe_misses);
+    add.add("self_probe_steps", "Engine steps spent on self-probes", &engine.self_probe_steps);
+    add.add(
+        "self_probe_steps_while_clients",
+        "Engine steps spent on self-probes while a client ran or waited",
+        &engine.self_probe_steps_while_clients,
+    );
+}
+
+impl EngineMetrics {
+    fn set_held(&self, memory: MemoryGauges, self_probe: SelfProbeGauges) {
+        let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.memory_active_bytes.set(bytes(memory.active_bytes));
+        self.memory_cache_bytes.set(bytes(memory.cache_bytes));
+        self.memory_peak_bytes.set(bytes(memory.peak_bytes));
+        self.self_probe_age_seconds.set(self_probe.last_age_seconds.unwrap_or(f64::NAN));
+        self.self_probe_seconds.set(self_probe.last_seconds.unwrap_or(f64::NAN));
+        self.self_probe_misses.set(i64::from(self_probe.misses));
+        self.self_probe_steps.inner().store(self_probe.steps, Ordering::Relaxed);
+        self.self_probe_steps_while_clients.inner().store(self_probe.steps_while_clients, Ordering::Relaxed);
     }
 }
 
@@ -320,6 +390,14 @@ mod tests {
             running_rows: 1,
             runtime_tick_age_seconds: 0.1,
             requests_in_flight: 2,
+            memory: MemoryGauges { active_bytes: 11, cache_bytes: 12, peak_bytes: 13 },
+            self_probe: SelfProbeGauges {
+                last_age_seconds: Some(61.5),
+                last_seconds: Some(0.25),
+                misses: 1,
+                steps: 4,
+                steps_while_clients: 0,
+            },
         });
         for line in [
             "sanctum_mlx_engine_up 0",
@@ -327,6 +405,12 @@ mod tests {
             "sanctum_mlx_queue_depth 3",
             "sanctum_mlx_queue_oldest_age_seconds 4.0",
             "sanctum_mlx_running_rows 1",
+            "sanctum_mlx_memory_active_bytes 11",
+            "sanctum_mlx_memory_peak_bytes 13",
+            "sanctum_mlx_self_probe_age_seconds 61.5",
+            "sanctum_mlx_self_probe_misses 1",
+            "sanctum_mlx_self_probe_steps_total 4",
+            "sanctum_mlx_self_probe_steps_while_clients_total 0",
             "sanctum_mlx_time_to_first_token_seconds_count 1",
             "sanctum_mlx_finishes_total{reason=\"client_disconnected\"} 1",
             "sanctum_mlx_http_responses_total{class=\"5\"} 1",

@@ -141,13 +141,20 @@ fn l10_after_kill_9_the_next_process_binds_the_same_ports_and_is_ready() {
     for _ in 0..kills {
         let since = Instant::now();
         let (plain_port, tls_port) = (plain.port().to_string(), tls.port().to_string());
-        let running = Server::new(&tiny())
+        let mut running = Server::new(&tiny())
             .at_home(&home)
             .with(["--port", &plain_port, "--tls-port", &tls_port, "--crash-loop-starts", "0"])
-            .ready();
+            .start();
+        let bound = eventually("both ports", || running.announced("plain").zip(running.announced("tls")));
+        assert!(since.elapsed() <= Duration::from_secs(1) + SLACK, "bound after {:?}", since.elapsed());
+        assert_eq!(bound, (plain, tls));
+        running.until_ready();
         assert!(since.elapsed() <= load + Duration::from_secs(2), "ready after {:?}", since.elapsed());
         let answer = running.connect().get("/v1/models").expect("an answer");
         assert_eq!(answer.status, 200);
+        // Killed in the middle of an answer, with connections on both ports: nothing of them may hold up the next one.
+        let _stream = streaming(&running);
+        let _handshake = Connection::to(tls);
         running.signal("KILL");
         assert_eq!(running.ended(Instant::now()).code, -9);
     }

@@ -210,6 +210,117 @@ fn i1_a_server_whose_executable_is_removed_says_so_and_goes_on_and_says_when_it_
     eventually("the executable is back", || (look() == (200, None, true)).then_some(()));
 }
 
+fn health(running: &Running) -> serde_json::Value {
+    Connection::to(running.admin()).get("/health").expect("an answer").json()
+}
+
+fn metric(running: &Running, name: &str) -> f64 {
+    let body = Connection::to(running.admin()).get("/metrics").expect("an answer").body;
+    let line = body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.unwrap_or_else(|| panic!("no {name} in\n{body}")).parse().expect("a number")
+}
+
+/// Three minutes are nine seconds here: every time is a twentieth.
+#[test]
+fn p5_a_hang_of_an_idle_engine_is_found_without_any_client_and_ends_with_70() {
+    let running = Server::new(&tiny())
+        .with(["--fault", "spin_native@1", "--self-probe-seconds", "3", "--self-probe-deadline-seconds", "0.5"])
+        .with(["--watch-seconds", "0.05"])
+        .ready();
+    let since = Instant::now();
+    let until = |word: &str| {
+        eventually(word, || Some(health(&running)).filter(|health| health["phase"] == word));
+    };
+    until("degraded");
+    assert_eq!(health(&running)["last_self_probe"]["outcome"], "missed");
+    until("stalled");
+    assert_eq!(status(&running, "/v1/models"), 503);
+    let ended = running.ended(since);
+    assert_eq!(ended.code, 70, "{}", ended.stderr);
+    assert!(ended.after <= Duration::from_secs(9) + SLACK, "gone after {:?}", ended.after);
+    assert!(ended.stderr.contains("no answer to a self-probe while idle"), "{}", ended.stderr);
+    tell_trials("P5", 1, 1);
+}
+
+#[test]
+fn p6_self_probes_of_a_server_that_comes_to_rest_again_and_again_spend_no_step_while_a_client_is_there() {
+    let running = Server::new(&tiny())
+        .with(["--fault", "slow=5@1", "--self-probe-seconds", "0.05", "--watch-seconds", "0.01", "--rows", "2"])
+        .ready();
+    for _ in 0..5 {
+        let before = metric(&running, "sanctum_mlx_self_probe_steps_total");
+        eventually("a self-probe", || (metric(&running, "sanctum_mlx_self_probe_steps_total") > before).then_some(()));
+        std::thread::scope(|scope| {
+            for _ in 0..6 {
+                scope.spawn(|| {
+                    let answer = running.connect().post_chat(&chat("Count.", 8, false)).expect("an answer");
+                    assert_eq!(answer.status, 200, "{}", answer.body);
+                });
+            }
+        });
+    }
+    assert!(metric(&running, "sanctum_mlx_self_probe_steps_while_clients_total").abs() < f64::EPSILON);
+    assert_eq!(health(&running)["phase"], "ready");
+    tell_trials("P6", 1, 1);
+}
+
+#[test]
+fn p10_a_stopped_process_is_not_stalled_when_it_goes_on_and_asks_itself_soon() {
+    let running = Server::new(&tiny())
+        .with(["--fault", "slow=20@1", "--watch-seconds", "0.2", "--self-probe-seconds", "3600"])
+        .with(["--stall-degraded-seconds", "3", "--stall-unready-seconds", "3.5", "--stall-dead-seconds", "4"])
+        .ready();
+    let pause = || {
+        running.signal("STOP");
+        let stopped = Instant::now();
+        while let Some(left) = Duration::from_secs(6).checked_sub(stopped.elapsed()) {
+            std::thread::park_timeout(left);
+        }
+        running.signal("CONT");
+        Instant::now()
+    };
+    let before = metric(&running, "sanctum_mlx_self_probe_steps_total");
+    let woken = pause();
+    eventually("a self-probe", || (metric(&running, "sanctum_mlx_self_probe_steps_total") > before).then_some(()));
+    assert!(woken.elapsed() <= Duration::from_secs(5) + SLACK, "after {:?}", woken.elapsed());
+    eventually("its answer", || (health(&running)["last_self_probe"]["outcome"] == "answered").then_some(()));
+
+    let mut stream = running.connect();
+    stream.send_chat(&chat("Count.", 100_000, true)).expect("the server reads");
+    assert_eq!(stream.head().expect("the stream begins").0, 200);
+    pause();
+    for _ in 0..20 {
+        stream.chunk().expect("a stream").expect("it goes on");
+    }
+    assert_eq!(health(&running)["phase"], "ready");
+    let stderr = running.stderr();
+    assert!(!stderr.contains("no progress") && !stderr.contains("does not answer"), "{stderr}");
+    assert!(stderr.matches("stall clocks restart").count() >= 2, "{stderr}");
+    tell_trials("P10", 2, 2);
+}
+
+#[test]
+fn health_and_metrics_tell_the_memory_the_last_self_probe_and_the_executable() {
+    let running =
+        Server::new(&tiny()).with(["--self-probe-seconds", "0.1", "--watch-seconds", "0.05", "--port", "0"]).ready();
+    let told = eventually("a self-probe and the memory", || {
+        let health = health(&running);
+        let whole = !health["last_self_probe"].is_null() && health["memory"]["active_bytes"].as_u64() > Some(0);
+        whole.then_some(health)
+    });
+    let probe = &told["last_self_probe"];
+    assert_eq!((&probe["outcome"], &probe["misses"]), (&"answered".into(), &0.into()), "{told}");
+    assert!(probe["age_seconds"].is_f64() && probe["milliseconds"].is_u64(), "{told}");
+    let memory = &told["memory"];
+    assert!(memory["peak_bytes"].as_u64() >= memory["active_bytes"].as_u64() && memory["cache_bytes"].is_u64());
+    let executable = &told["executable"];
+    assert!(executable["path"].as_str().is_some_and(|path| path.ends_with("sanctum-mlx")), "{told}");
+    assert!(executable["inode"].as_u64() > Some(0) && executable["intact"] == true, "{told}");
+    assert!(metric(&running, "sanctum_mlx_memory_active_bytes") > 0.0);
+    assert!(metric(&running, "sanctum_mlx_self_probe_age_seconds") >= 0.0);
+    assert!(metric(&running, "sanctum_mlx_self_probe_misses").abs() < f64::EPSILON);
+}
+
 /// O4 over a real socket: the row ends for its reason, long before its answer is whole.
 #[test]
 fn o4_a_client_that_resets_its_stream_is_counted_as_gone_and_its_row_is_free() {
