@@ -1,36 +1,29 @@
 //! Installing, for real: the binary under test lays itself down in a home, a supervisor starts it, and it answers over
-//! mutual TLS; then everything that can go wrong with an installation does. The supervisor is `support/systemctl.py`,
-//! found on PATH, which really starts and stops processes.
+//! mutual TLS; then everything that can go wrong with an installation does. The supervisor is a double
+//! that really starts and stops processes.
 
 use std::net::TcpListener;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-use tempfile::TempDir;
-
 use crate::support::http::Connection;
 use crate::support::models;
+use crate::support::supervisor::{Double, Kind};
 use crate::support::{eventually, tell_trials};
+use serde_json::Value;
 
 const UNIT: &str = "sanctum-mlx.service";
 
 /// A user with a home, settings and a supervisor of its own.
 struct User {
-    folder: TempDir,
+    double: Double,
     admin: u16,
 }
 
 impl User {
     fn new() -> Self {
-        let folder = TempDir::new().expect("a folder");
-        let tools = folder.path().join("tools");
-        std::fs::create_dir_all(&tools).expect("ours");
-        let double = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/support/systemctl.py");
-        symlink(double, tools.join("systemctl")).expect("ours");
-        let user = Self { admin: free_port(), folder };
+        let user = Self { admin: free_port(), double: Double::new(Kind::Systemd, 0.05) };
         std::fs::create_dir_all(user.home()).expect("ours");
         set_mode(&user.home(), 0o700);
         let settings = format!(
@@ -48,7 +41,7 @@ impl User {
     }
 
     fn home(&self) -> PathBuf {
-        self.folder.path().join("home of mine")
+        self.double.root().join("home of mine")
     }
 
     fn run(&self, program: &Path, words: &[&str]) -> Output {
@@ -56,17 +49,8 @@ impl User {
     }
 
     fn command(&self, program: &Path, words: &[&str]) -> Command {
-        let mut command = Command::new(program);
-        let path = std::env::var("PATH").expect("it is set");
-        command
-            .args(words)
-            .arg("--home")
-            .arg(self.home())
-            .env("HOME", self.folder.path())
-            .env("XDG_RUNTIME_DIR", self.folder.path().join("run"))
-            .env("DOUBLE_SCALE", "0.1")
-            .env("PATH", format!("{}:{path}", self.folder.path().join("tools").display()))
-            .stdin(Stdio::null());
+        let mut command = self.double.command(program);
+        command.args(words).arg("--home").arg(self.home()).stdin(Stdio::null());
         command
     }
 
@@ -78,9 +62,8 @@ impl User {
         said
     }
 
-    fn pid(&self) -> Option<u64> {
-        let text = std::fs::read_to_string(self.folder.path().join("run").join(format!("{UNIT}.json"))).ok()?;
-        serde_json::from_str::<Value>(&text).ok()?["pid"].as_u64().filter(|pid| *pid > 0)
+    fn pid(&self) -> Option<u32> {
+        self.double.pid(UNIT)
     }
 
     fn is_ready(&self) -> bool {
@@ -101,12 +84,6 @@ impl User {
         let names: Vec<String> = wrong.map(|wrong| wrong["event"].as_str().expect("a name").to_owned()).collect();
         assert_eq!(ended.status.code(), Some(i32::from(!names.is_empty())), "{status}");
         names
-    }
-}
-
-impl Drop for User {
-    fn drop(&mut self) {
-        let _ = self.run(binary(), &["uninstall"]);
     }
 }
 
@@ -171,7 +148,7 @@ fn i1_what_is_installed_serves_tells_the_truth_and_goes_back() {
     assert_eq!(user.wrong(binary()), Vec::<String>::new());
 
     // A newer build, and back.
-    let newer = another_build(user.folder.path());
+    let newer = another_build(user.double.root());
     user.done(&newer, &["upgrade"]);
     assert_ne!(user.current(), first);
     assert_eq!(user.wrong(&installed), Vec::<String>::new());
@@ -197,7 +174,7 @@ fn i3_a_release_that_does_not_answer_is_taken_back_and_said_so() {
     // From now on nobody can know the answer: the newer build is sound, and does not prove itself.
     let plan = "[canary]\nquestion = \"What is the capital of France?\"\nexpected = \"Atlantis\"\n";
     std::fs::write(user.home().join("watch.toml"), plan).expect("ours");
-    let ended = user.run(&another_build(user.folder.path()), &["upgrade"]);
+    let ended = user.run(&another_build(user.double.root()), &["upgrade"]);
     let said = String::from_utf8_lossy(&ended.stderr);
     assert_eq!(ended.status.code(), Some(78), "{said}");
     assert!(said.contains("does not contain Atlantis") && said.contains("was put back"), "{said}");
@@ -209,7 +186,7 @@ fn i3_a_release_that_does_not_answer_is_taken_back_and_said_so() {
 fn i3_an_installation_that_is_killed_leaves_the_old_release_or_the_new_one() {
     const KILLS: u32 = 24;
     let user = User::new();
-    let (other, first) = (another_build(user.folder.path()), &["install", "--no-start"]);
+    let (other, first) = (another_build(user.double.root()), &["install", "--no-start"]);
     let begun = Instant::now();
     user.done(binary(), first);
     let whole = begun.elapsed();

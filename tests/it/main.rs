@@ -7,10 +7,12 @@ mod bench;
 mod chat;
 mod clean;
 mod doctor;
+mod doubles;
 mod drain;
 mod exit;
 mod health;
-#[cfg(target_os = "linux")] // Its supervisor is systemd's double.
+mod incident;
+#[cfg(target_os = "linux")] // What it looks at is below /proc.
 mod install;
 #[cfg(target_os = "linux")] // It asks the kernel what the process has.
 mod memory;

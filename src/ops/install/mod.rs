@@ -55,6 +55,9 @@ pub fn install(args: &InstallArgs, before: Before) -> anyhow::Result<()> {
     }
     let settings = settings(&home)?;
     let supervisor = supervisor::of_system();
+    if let Some(why) = definitions::refusal(style(supervisor.as_ref()), &home) {
+        bail!("{why}");
+    }
 
     let sources = Sources::of_process()?;
     let (name, there) = sources.name(&home, VERSION, REVISION)?;
@@ -247,20 +250,20 @@ fn define(
     mut new: Installed,
     settings: &Settings,
 ) -> anyhow::Result<(Installed, bool)> {
-    let style = if supervisor.name() == "launchd" { Style::Launchd } else { Style::Systemd };
     let urls = |scheme: &str, addresses: &[std::net::SocketAddr]| {
         addresses.iter().map(|address| format!("{scheme}://{}", reachable(*address))).collect::<Vec<_>>()
     };
     let listeners = [urls("http", &settings.listen.plain), urls("https", &settings.listen.tls)].concat();
+    let style = style(supervisor);
     let place = Place { home: home.to_owned(), drain_seconds: new.drain_seconds, listeners };
     let folder = supervisor.definitions()?;
     let mut written = false;
-    for rendered in definitions::render(style, &place)? {
+    for rendered in definitions::render(style, &place) {
         let mut agent = Agent { name: rendered.name, definitions: Vec::new() };
         for (name, text) in rendered.files {
             let path = folder.join(name);
-            if fs::read(&path).ok().as_deref() != Some(text.as_bytes()) {
-                files::keep(&path, text.as_bytes(), 0o644).with_context(|| path.display().to_string())?;
+            if fs::read(&path).ok().as_ref() != Some(&text) {
+                files::keep(&path, &text, 0o644).with_context(|| path.display().to_string())?;
                 written = true;
             }
             agent.definitions.push(release::record(&path)?);
@@ -268,6 +271,10 @@ fn define(
         new.agents.push(agent);
     }
     Ok((new, written))
+}
+
+fn style(supervisor: &dyn Supervisor) -> Style {
+    if supervisor.name() == "launchd" { Style::Launchd } else { Style::Systemd }
 }
 
 /// An address that a client on this machine can ask: every address means this one.

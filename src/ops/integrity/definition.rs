@@ -131,9 +131,10 @@ fn read_unit(text: &str) -> anyhow::Result<Said> {
     Ok(Said { program: program.context("it has no ExecStart in [Service]")?, stop_seconds })
 }
 
-/// The program in a command line, as systemd quotes it: within quotes, with `%%` for a percent sign.
+/// The program in a command line, as systemd quotes it: behind prefixes, within quotes, with `%%` for a percent sign.
 fn first_word(line: &str) -> anyhow::Result<PathBuf> {
     let mut word = String::new();
+    let line = line.trim_start_matches([':', '-', '@', '+', '!']);
     let quoted = line.starts_with('"');
     let mut letters = line.chars().skip(usize::from(quoted));
     loop {
@@ -167,7 +168,7 @@ mod tests {
             fs::write(&path, torn).unwrap();
             read(&path).unwrap_err();
         }
-        let unit = "[Unit]\nExecStart=/no\n[Service]\nExecStart=\"/a \\\"b/100%%\" serve\nTimeoutStopSec=40\n";
+        let unit = "[Unit]\nExecStart=/no\n[Service]\nExecStart=:\"/a \\\"b/100%%\" serve\nTimeoutStopSec=40\n";
         assert_eq!(read_unit(unit).unwrap(), Said { program: "/a \"b/100%".into(), stop_seconds: Some(40) });
         let plain = read_unit("[Service]\nExecStart=/a/b serve\n").unwrap();
         assert_eq!(plain, Said { program: "/a/b".into(), stop_seconds: None });

@@ -4,6 +4,8 @@ pub mod default_text;
 pub mod http;
 pub mod models;
 pub mod server;
+pub mod site;
+pub mod supervisor;
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
