@@ -98,11 +98,12 @@ pub(crate) fn refusal(style: Style, home: &Path) -> Option<String> {
 /// The definitions of the server and of its companions, in this order.
 pub(crate) fn render(style: Style, place: &Place) -> Vec<Rendered> {
     let home = place.home.to_string_lossy();
-    let program = installed::program(&place.home);
+    let (program, watcher) = (installed::program(&place.home), installed::watcher(&place.home));
     let exit_seconds = EXIT_SECONDS.max(place.drain_seconds.saturating_add(EXIT_GRACE_SECONDS));
     let word = |name: &str| match name {
         "home" => style.text(&home),
         "program" => style.text(&program.to_string_lossy()),
+        "watcher" => style.text(&watcher.to_string_lossy()),
         "drain_seconds" => place.drain_seconds.to_string(),
         "exit_seconds" => exit_seconds.to_string(),
         "listeners" => style.listeners(&place.listeners),

@@ -74,10 +74,11 @@ fn all_arguments(place: &Place) -> Vec<Vec<String>> {
 proptest! {
     #[test]
     fn any_path_is_read_as_it_is(home in "/[^\\pC]{0,40}[^\\pC/]", url in "https?://[^\\pC ]{1,20}") {
-        let program = format!("{home}/current/bin/sanctum-mlx");
+        let (program, watcher) = (format!("{home}/current/bin/sanctum-mlx"), format!("{home}/watchers/bin/sanctum-mlx"));
         let place = place(&home, 25, &[&url]);
         let all = all_arguments(&place);
-        prop_assert!(all.iter().all(|words| words[0] == program && words.contains(&home)));
+        prop_assert!(all[0][0] == program && all[0].contains(&home));
+        prop_assert!(all[1..].iter().all(|words| words[0] == watcher && words.contains(&home)));
         prop_assert_eq!(all[1].last(), Some(&url));
     }
 }

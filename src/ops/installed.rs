@@ -31,6 +31,17 @@ pub(crate) fn program(home: &Path) -> PathBuf {
     current(home).join("bin").join("sanctum-mlx")
 }
 
+/// The link to the release that the watchers are started from: other names of the same files, so that whoever removes the
+/// server's cannot silence those who would tell.
+pub(crate) fn watchers(home: &Path) -> PathBuf {
+    home.join("watchers")
+}
+
+/// The program that the supervisor executes for a watcher.
+pub(crate) fn watcher(home: &Path) -> PathBuf {
+    watchers(home).join("bin").join("sanctum-mlx")
+}
+
 /// When a file was last changed, as [`Recorded`] keeps it.
 pub(crate) fn modified_ns(facts: &fs::Metadata) -> u64 {
     let since = facts.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());

@@ -63,9 +63,9 @@ fn p9_the_incident_of_2026_04_19_is_told_on_each_channel_refuses_and_heals_by_it
     let site = Site::new(Kind::Launchd, SCALE);
     let line = Timeline(Instant::now());
     let pid = load_one_that_hangs(&site);
-    assert_eq!(site.guardian(), ticked(0, "guardian_ok"));
+    assert_eq!((site.guardian(), site.integrity().0), (ticked(0, "guardian_ok"), 0));
     let runs = site.runs();
-    line.say("the server serves; guardian and canary are healthy");
+    line.say("the server serves; guardian, canary and integrity are healthy");
 
     a_clean_up_removes_the_binary(&site, &line);
     let over = AtomicBool::new(false);
@@ -97,8 +97,10 @@ fn p9_the_incident_of_2026_04_19_is_told_on_each_channel_refuses_and_heals_by_it
     });
     assert_eq!((site.guardian(), site.canary()), (ticked(0, "guardian_ok"), ticked(0, "canary_ok")));
     let recovered = |event: &str| site.heard().contains(&(event.to_owned(), true));
+    assert_eq!(site.integrity().0, 0);
     assert!(recovered("restart_withheld") && recovered("canary_failed"), "{:?}", site.heard());
-    line.say("guardian and canary are healthy again, and said so");
+    assert!(recovered("integrity_program"), "{:?}", site.heard());
+    line.say("guardian, canary and integrity are healthy again, and said so");
     tell_trials("P9", 1, 1);
 }
 
@@ -110,6 +112,10 @@ fn a_clean_up_removes_the_binary(site: &Site, line: &Timeline) {
     assert!(site.log().contains("the executable is not what it was"), "{}", site.log());
     assert_eq!(site.models(), Some(200), "what runs still serves");
     line.say("the server said so on its log and in /health, and still serves");
+    let (code, events) = site.integrity();
+    assert_eq!((code, events[0].as_str()), (1, "integrity_program"), "{events:?}");
+    assert!(site.heard().contains(&("integrity_program".to_owned(), false)), "{:?}", site.heard());
+    line.say("integrity: integrity_program, exit 1, and someone was called");
 }
 
 /// Two terminations race while the request hangs.

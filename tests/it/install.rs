@@ -140,7 +140,9 @@ fn i1_what_is_installed_serves_tells_the_truth_and_goes_back() {
         wrong.contains(&"integrity_program".to_owned()) && wrong.contains(&"drift_release".to_owned()),
         "{wrong:?}"
     );
-    assert_eq!(user.run(binary(), &["probe", "integrity", "--every-seconds", "300"]).status.code(), Some(1));
+    // The watcher as its definition runs it: from a name of its own.
+    let watcher = user.home().join("watchers/bin/sanctum-mlx");
+    assert_eq!(user.run(&watcher, &["probe", "integrity", "--every-seconds", "300"]).status.code(), Some(1));
     assert_eq!(user.run(binary(), &["verify"]).status.code(), Some(1));
     let line = std::fs::read_to_string(user.home().join("logs/integrity.log")).expect("it has a log of its own");
     assert!(line.contains(r#""level":"error","event":"integrity_program""#), "{line}");

@@ -49,6 +49,9 @@ pub fn install(args: &InstallArgs, before: Before) -> anyhow::Result<()> {
     let home = home::root(args.root.home.as_deref())?;
     home::prepare(&home)?;
     let _lock = lock(&home)?;
+    // launchd makes no folder for a log.
+    let logs = home.join("logs");
+    fs::create_dir_all(&logs).with_context(|| logs.display().to_string())?;
     let old = Installed::of(&home)?;
     if before == Before::Something && old.is_none() {
         bail!("nothing is installed in {}; `sanctum-mlx install` does", home.display());
@@ -155,7 +158,12 @@ pub fn uninstall(args: &UninstallArgs) -> anyhow::Result<()> {
         }
     }
     remove(&installed::current(&home))?;
+    remove(&installed::watchers(&home))?;
     remove(&home.join("install.json"))?;
+    let watch = home.join("watch");
+    if watch.exists() {
+        fs::remove_dir_all(&watch).with_context(|| watch.display().to_string())?;
+    }
     if args.purge {
         let releases = installed::releases(&home);
         fs::remove_dir_all(&releases).with_context(|| releases.display().to_string())?;
@@ -289,17 +297,22 @@ fn reachable(mut address: std::net::SocketAddr) -> std::net::SocketAddr {
     address
 }
 
-/// Makes `current` name a release, in one step; whether it named another one before.
+/// Makes `current` name a release, and the watchers run from it; whether it named another one before.
 fn point(home: &Path, release: &Path) -> anyhow::Result<bool> {
-    let link = installed::current(home);
-    if fs::read_link(&link).is_ok_and(|named| named == release) {
+    switch(&installed::watchers(home), &release::link(home, release)?)?;
+    switch(&installed::current(home), release)
+}
+
+/// Makes a link name a folder, in one step; whether it named another one before.
+fn switch(link: &Path, folder: &Path) -> anyhow::Result<bool> {
+    if fs::read_link(link).is_ok_and(|named| named == folder) {
         return Ok(false);
     }
-    let beside = home.join(".current.new");
+    let beside = link.with_extension("new");
     remove(&beside)?;
-    std::os::unix::fs::symlink(release, &beside).with_context(|| beside.display().to_string())?;
-    fs::rename(&beside, &link).with_context(|| link.display().to_string())?;
-    release::flush(home)?;
+    std::os::unix::fs::symlink(folder, &beside).with_context(|| beside.display().to_string())?;
+    fs::rename(&beside, link).with_context(|| link.display().to_string())?;
+    release::flush(link.parent().context("a link is in a folder")?)?;
     Ok(true)
 }
 

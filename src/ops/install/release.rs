@@ -105,6 +105,36 @@ impl Sources {
     }
 }
 
+/// Second names of a release's files, in a folder of the watchers' own, which it tells: what removes the one leaves the
+/// other.
+///
+/// # Errors
+/// The release is not whole, or a name cannot be made.
+pub(super) fn link(home: &Path, release: &Path) -> anyhow::Result<PathBuf> {
+    let name = release.file_name().context("a release has a name")?;
+    let all = home.join("watch");
+    let (folder, beside) = (all.join(name), all.join(format!(".{}.new", name.to_string_lossy())));
+    if Release::of(&folder).is_ok() {
+        return Ok(folder);
+    }
+    for old in [&folder, &beside] {
+        if old.exists() {
+            fs::remove_dir_all(old).with_context(|| old.display().to_string())?;
+        }
+    }
+    let record = Release::of(release)?;
+    for file in &record.files {
+        let to = beside.join(&file.path);
+        let place = to.parent().context("a name in a release has a folder")?;
+        fs::create_dir_all(place).with_context(|| place.display().to_string())?;
+        fs::hard_link(release.join(&file.path), &to).with_context(|| to.display().to_string())?;
+    }
+    record.write(&beside)?;
+    fs::rename(&beside, &folder).with_context(|| folder.display().to_string())?;
+    flush(&all)?;
+    Ok(folder)
+}
+
 fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
     fs::copy(from, to)?;
     let mode = fs::metadata(from)?.permissions().mode() & 0o777;

@@ -119,6 +119,7 @@ impl Site {
             self.urls().iter().map(|url| format!("<string>--listener</string><string>{url}</string>")).collect();
         let text = template
             .replace("{program}", self.program().to_str().expect("UTF-8"))
+            .replace("{watcher}", env!("CARGO_BIN_EXE_sanctum-mlx"))
             .replace("{home}", self.home.to_str().expect("UTF-8"))
             .replace("{exit_seconds}", "40")
             .replace("{drain_seconds}", "1")
@@ -202,7 +203,12 @@ impl Site {
         self.tick(&["canary", "--retry-seconds", "0", "--url", &self.urls()[0]])
     }
 
-    /// The companions run from a copy of the binary that stays.
+    /// One tick of the look whether the next start would boot.
+    pub fn integrity(&self) -> Ticked {
+        self.tick(&["probe", "integrity", "--every-seconds", "300"])
+    }
+
+    /// The companions run from a copy of the binary that stays, as `install` gives them one.
     fn tick(&self, words: &[&str]) -> Ticked {
         let mut command = self.double.command(Path::new(env!("CARGO_BIN_EXE_sanctum-mlx")));
         let ended = command.args(words).arg("--home").arg(&self.home).output().expect("the binary runs");
