@@ -18,20 +18,18 @@ const UNIT: &str = "sanctum-mlx.service";
 /// A user with a home, settings and a supervisor of its own.
 struct User {
     double: Double,
-    admin: u16,
 }
 
 impl User {
     fn new() -> Self {
-        let user = Self { admin: free_port(), double: Double::new(Kind::Systemd, 0.05) };
+        let user = Self { double: Double::new(Kind::Systemd, 0.05) };
         std::fs::create_dir_all(user.home()).expect("ours");
         set_mode(&user.home(), 0o700);
         let settings = format!(
-            "model = \"{}\"\nport = {}\ntls_port = {}\nadmin_port = {}\ndrain_seconds = 1\n",
+            "model = \"{}\"\nport = {}\ntls_port = {}\ndrain_seconds = 1\n",
             models::default_model().display(),
             free_port(),
-            free_port(),
-            user.admin
+            free_port()
         );
         std::fs::write(user.home().join("config.toml"), settings).expect("ours");
         // A small model knows this one.
@@ -67,7 +65,9 @@ impl User {
     }
 
     fn is_ready(&self) -> bool {
-        let admin = std::net::SocketAddr::from(([127, 0, 0, 1], self.admin));
+        let Ok(text) = std::fs::read(self.home().join("state/serve.json")) else { return false };
+        let bound: Value = serde_json::from_slice(&text).expect("it is written whole");
+        let admin = bound["admin"].as_str().and_then(|admin| admin.parse().ok()).expect("an address");
         let answer = Connection::try_to(admin).and_then(|mut connection| connection.get("/health/ready"));
         answer.is_ok_and(|answer| answer.status == 200)
     }

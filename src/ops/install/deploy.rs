@@ -1,16 +1,19 @@
 //! What was laid down, started: definitions loaded anew, because neither supervisor reads a changed one by itself, and then
 //! looked at as a user would, with a real chat over the listener that users have.
 
+use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use serde::Deserialize;
 
 use crate::client::Client;
 use crate::config::args::{RootArgs, ServerArgs};
 use crate::config::settings::Settings;
 use crate::ops::installed::Installed;
 use crate::ops::look::{self, Seen};
+use crate::ops::state;
 use crate::ops::supervisor::Supervisor;
 use crate::ops::target::Target;
 use crate::ops::watch::plan::{Canary, Plan};
@@ -72,7 +75,6 @@ impl Deployment<'_> {
     }
 
     fn ready(&self, service: &str) -> anyhow::Result<()> {
-        let client = Client::new(&format!("http://{}", self.settings.listen.admin), None, LOOK_LIMIT)?;
         let (begun, mut pids) = (Instant::now(), Vec::new());
         loop {
             let pid = self.supervisor.look(service)?.and_then(|service| service.pid);
@@ -82,12 +84,12 @@ impl Deployment<'_> {
             if pids.len() > ENDS_MAX as usize {
                 bail!("{service} ended {ENDS_MAX} times before it was ready; its log says why");
             }
-            // Another process may answer there: only the one that was just started counts.
-            if let (Some(pid), Ok(reply)) = (pid, client.get("/health/ready"))
-                && reply.status == 200
-                && serving(self.home) == Some(pid)
-            {
-                return Ok(());
+            // Another process may have been ready before: only the one that was just started counts.
+            if let Some(bound) = bound(self.home).filter(|bound| Some(bound.pid) == pid) {
+                let client = Client::new(&format!("http://{}", bound.admin), None, LOOK_LIMIT)?;
+                if client.get("/health/ready").is_ok_and(|reply| reply.status == 200) {
+                    return Ok(());
+                }
             }
             if begun.elapsed() > READY_LIMIT {
                 bail!("{service} is not ready after {} s", READY_LIMIT.as_secs());
@@ -97,12 +99,14 @@ impl Deployment<'_> {
     }
 }
 
-/// The process that says that it serves this home.
-pub(super) fn serving(home: &Path) -> Option<u32> {
-    #[derive(serde::Deserialize)]
-    struct Bound {
-        pid: u32,
-    }
-    let text = std::fs::read(crate::ops::state::folder(home).join("serve.json")).ok()?;
-    serde_json::from_slice::<Bound>(&text).ok().map(|bound| bound.pid)
+/// What the server of a home that is ready says of itself.
+#[derive(Deserialize)]
+struct Bound {
+    pid: u32,
+    admin: String,
+}
+
+fn bound(home: &Path) -> Option<Bound> {
+    let text = fs::read(state::folder(home).join("serve.json")).ok()?;
+    serde_json::from_slice(&text).ok()
 }
