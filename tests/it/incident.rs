@@ -27,6 +27,15 @@ impl Timeline {
     }
 }
 
+/// Ends whoever watches the flag.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 fn ticked(code: i32, event: &str) -> (i32, Vec<String>) {
     (code, vec![event.to_owned()])
 }
@@ -78,6 +87,8 @@ fn p9_the_incident_of_2026_04_19_is_told_on_each_channel_refuses_and_heals_by_it
             }
             seen
         });
+        // Also when something below panics: the scope waits for the witness.
+        let ends = Ends(&over);
         let (_stuck, silent) = site.hang();
         line.say("a request hangs in the engine; GET /v1/models says 503");
         told_to_stop_twice(&site, &line, pid);
@@ -90,7 +101,7 @@ fn p9_the_incident_of_2026_04_19_is_told_on_each_channel_refuses_and_heals_by_it
         site.until_ready();
         line.say("the supervisor started the server; it is ready");
         assert_eq!((site.chat().0, site.runs()), (200, runs + 1), "one start, by nobody's hand");
-        over.store(true, Ordering::Release);
+        drop(ends);
         let seen = witness.join().expect("the witness does not panic");
         let lied = seen.iter().filter(|(at, status)| (silent..returned).contains(at) && *status == Some(200));
         assert_eq!(lied.count(), 0, "nothing answered 200 without being able to chat");
@@ -147,7 +158,7 @@ fn told_by_guardian_and_canary(site: &Site, line: &Timeline) {
         assert_eq!(site.guardian(), ticked(2, "restart_withheld"));
     }
     line.say("guardian: restart_withheld, and someone is called");
-    let told = ["canary_failed", "restart_withheld"].map(|event| (event.to_owned(), false));
+    let told = ["integrity_program", "canary_failed", "restart_withheld"].map(|event| (event.to_owned(), false));
     assert_eq!(site.heard(), told);
 }
 
