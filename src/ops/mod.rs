@@ -15,6 +15,7 @@ mod look;
 pub mod manifest;
 pub mod parity_smoke;
 pub mod probe;
+mod serving;
 mod state;
 mod supervisor;
 mod target;

@@ -1,5 +1,5 @@
-//! The file that this process was started from, and whether it is still there as it was. It owns what counts as the same
-//! file (device, inode, size, time); it refuses to know why someone removed it: a build clean-up did once.
+//! The file that a process was started from: this one's, and whether it is still there as it was; another's, and whether
+//! it is the one at a path. It owns what counts as the same file (device, inode, size, time); it refuses to know why someone removed it: a build clean-up did once.
 
 use std::fmt;
 use std::fs;

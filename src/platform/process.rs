@@ -1,4 +1,4 @@
-//! The end of the process and facts about it. It owns `_exit`: no destructor and no atexit handler runs after it, because
+//! The end of this process, and facts about it and about others. It owns `_exit`: no destructor and no atexit handler runs after it, because
 //! MLX's static destructors crash or dead-lock when a thread of its own is still alive (L14).
 
 use std::io;

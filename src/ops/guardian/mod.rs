@@ -4,7 +4,6 @@
 
 mod judge;
 
-use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,7 +16,8 @@ use crate::config::args::{GuardianArgs, ServerArgs};
 use crate::config::home;
 use crate::ops::integrity;
 use crate::ops::look;
-use crate::ops::state::{self, State};
+use crate::ops::serving::Serving;
+use crate::ops::state::State;
 use crate::ops::supervisor::{self, Service, Supervisor};
 use crate::ops::target::Target;
 use crate::ops::watch::event::{Event, Kind};
@@ -66,13 +66,6 @@ struct Inside {
     running_rows: u32,
     last_step_age_seconds: f64,
     runtime_tick_age_seconds: f64,
-}
-
-/// The file in which a server says where it listens.
-#[derive(Debug, Deserialize)]
-struct Bound {
-    pid: u32,
-    admin: String,
 }
 
 /// What a listener's 200 says besides its models.
@@ -236,14 +229,13 @@ impl Guard<'_> {
 
     /// What the supervised server says of itself where clients cannot crowd us out; `None` when it does not.
     fn inside(&self) -> Option<Inside> {
-        let text = fs::read(state::folder(self.home).join("serve.json")).ok()?;
-        let bound: Bound = serde_json::from_slice(&text).ok()?;
+        let serving = Serving::of(self.home)?;
         // A file of a process that the supervisor did not start says nothing about the one that it did.
         let supervised = self.supervisor.look(self.service).ok().flatten();
-        if supervised.is_some_and(|service| service.pid.is_some_and(|pid| pid != bound.pid)) {
+        if supervised.is_some_and(|service| service.pid.is_some_and(|pid| pid != serving.pid)) {
             return None;
         }
-        let client = Client::new(&format!("http://{}", bound.admin), None, self.limit).ok()?;
+        let client = Client::new(&format!("http://{}", serving.admin), None, self.limit).ok()?;
         client.get("/health").ok()?.json().ok()
     }
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::cell::Cell;
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;

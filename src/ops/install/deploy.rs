@@ -1,19 +1,17 @@
 //! What was laid down, started: definitions loaded anew, because neither supervisor reads a changed one by itself, and then
 //! looked at as a user would, with a real chat over the listener that users have.
 
-use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use serde::Deserialize;
 
 use crate::client::Client;
 use crate::config::args::{RootArgs, ServerArgs};
 use crate::config::settings::Settings;
 use crate::ops::installed::Installed;
 use crate::ops::look::{self, Seen};
-use crate::ops::state;
+use crate::ops::serving::Serving;
 use crate::ops::supervisor::Supervisor;
 use crate::ops::target::Target;
 use crate::ops::watch::plan::{Canary, Plan};
@@ -85,8 +83,8 @@ impl Deployment<'_> {
                 bail!("{service} ended {ENDS_MAX} times before it was ready; its log says why");
             }
             // Another process may have been ready before: only the one that was just started counts.
-            if let Some(bound) = bound(self.home).filter(|bound| Some(bound.pid) == pid) {
-                let client = Client::new(&format!("http://{}", bound.admin), None, LOOK_LIMIT)?;
+            if let Some(serving) = Serving::of(self.home).filter(|serving| Some(serving.pid) == pid) {
+                let client = Client::new(&format!("http://{}", serving.admin), None, LOOK_LIMIT)?;
                 if client.get("/health/ready").is_ok_and(|reply| reply.status == 200) {
                     return Ok(());
                 }
@@ -97,16 +95,4 @@ impl Deployment<'_> {
             std::thread::park_timeout(LOOK);
         }
     }
-}
-
-/// What the server of a home that is ready says of itself.
-#[derive(Deserialize)]
-struct Bound {
-    pid: u32,
-    admin: String,
-}
-
-fn bound(home: &Path) -> Option<Bound> {
-    let text = fs::read(state::folder(home).join("serve.json")).ok()?;
-    serde_json::from_slice(&text).ok()
 }

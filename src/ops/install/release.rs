@@ -12,8 +12,8 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 
 use crate::ops::installed::{self, Recorded, Release, modified_ns};
-use crate::ops::manifest::hash::{self, Cache};
-use crate::ops::manifest::lines;
+use crate::ops::integrity::in_build_folder;
+use crate::ops::manifest::sha256;
 use crate::platform::{child, objects};
 
 /// How long the new program may take to say what it has loaded.
@@ -179,7 +179,7 @@ pub(crate) fn strays() -> anyhow::Result<Vec<PathBuf>> {
     let own = program.parent().and_then(Path::parent).context("the program is in no folder")?.to_owned();
     let outside = |path: &PathBuf| !path.starts_with(&own) && !objects::is_of_system(path);
     // In a build folder even what is its own is somebody else's to remove.
-    let built = own.ancestors().any(|folder| folder.join("CACHEDIR.TAG").exists());
+    let built = in_build_folder(&own).is_some();
     Ok(objects::mapped()?.into_iter().filter(|path| outside(path) || (built && *path == program)).collect())
 }
 
@@ -195,9 +195,4 @@ pub(super) fn record(path: &Path) -> anyhow::Result<Recorded> {
     let facts = fs::metadata(path).with_context(|| path.display().to_string())?;
     let (bytes, modified_ns) = (facts.len(), modified_ns(&facts));
     Ok(Recorded { path: path.to_owned(), bytes, modified_ns, sha256: sha256(path)? })
-}
-
-pub(super) fn sha256(path: &Path) -> anyhow::Result<String> {
-    let (hashes, _) = hash::all(std::slice::from_ref(&path.to_owned()), &mut Cache::default())?;
-    Ok(lines::hex(&hashes[0]))
 }

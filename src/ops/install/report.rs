@@ -11,7 +11,7 @@ use crate::ops::drift;
 use crate::ops::installed::{self, Installed};
 use crate::ops::integrity;
 use crate::ops::supervisor::Supervisor;
-use crate::ops::watch::event::{Event, Level};
+use crate::ops::watch::event::Level;
 
 /// Prints the truth; whether all is well.
 pub(super) fn status(home: &Path, supervisor: &dyn Supervisor, as_json: bool) -> anyhow::Result<bool> {
@@ -26,10 +26,7 @@ pub(super) fn status(home: &Path, supervisor: &dyn Supervisor, as_json: bool) ->
     }
     let name = installed.agents.first().map_or_else(|| supervisor.server(), |agent| agent.name.as_str());
     let mut wrong = integrity::wrong(home, supervisor, name)?;
-    // What is not loaded was just said by the other.
-    let known = |event: &Event| wrong.iter().any(|other| other.detail == event.detail);
-    let more: Vec<Event> = drift::of(home, supervisor)?.into_iter().filter(|event| !known(event)).collect();
-    wrong.extend(more);
+    wrong.extend(drift::of(home, supervisor)?);
     let well = wrong.iter().all(|event| event.kind.level != Level::Error);
     if as_json {
         let agents: Vec<_> =

@@ -10,12 +10,12 @@ mod upkeep;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::Deserialize;
+pub(crate) use self::program::in_build_folder;
 
 use crate::config::args::{IntegrityArgs, ProbeArgs};
 use crate::config::home;
 use crate::ops::installed::{self, Installed, Release};
-use crate::ops::state;
+use crate::ops::serving::Serving;
 use crate::ops::supervisor::{self, Service, Supervisor};
 use crate::ops::watch::event::{Event, Kind, Level};
 use crate::ops::watch::plan::Plan;
@@ -36,6 +36,9 @@ const DEFINITION: Kind = Kind::error("integrity_definition").alerting(60);
 const MODEL: Kind = Kind::error("integrity_model").alerting(60);
 const CERTIFICATES: Kind = Kind::error("integrity_certificates").alerting(24 * 60);
 const DISK: Kind = Kind::error("integrity_disk").alerting(60);
+
+/// What `serve` drains for when nothing else is said.
+const DRAIN_SECONDS: u64 = 25;
 
 /// What the checks look at.
 struct Facts {
@@ -75,9 +78,6 @@ pub(crate) fn run(probe: &ProbeArgs, args: &IntegrityArgs) -> Health {
     let (health, events) = judge(&facts);
     tick.end(health, "none", events, Some(&plan))
 }
-
-/// What `serve` drains for when nothing else is said.
-const DRAIN_SECONDS: u64 = 25;
 
 fn judge(facts: &Facts) -> (Health, Vec<Event>) {
     let checks: [(&'static Kind, Vec<String>); 8] = [
@@ -125,12 +125,6 @@ pub(crate) fn wrong(home: &Path, supervisor: &dyn Supervisor, service: &str) -> 
     Ok(judge(&facts).1.into_iter().filter(|event| event.kind.level != Level::Info).collect())
 }
 
-/// The file in which a server says where it listens.
-#[derive(Debug, Deserialize)]
-struct Bound {
-    pid: u32,
-}
-
 impl Facts {
     fn of(home: &Path, supervisor: &dyn Supervisor, name: &str) -> anyhow::Result<Self> {
         let installed = Installed::of(home)?;
@@ -140,9 +134,7 @@ impl Facts {
             (Some(_), Some(folder)) => Some((folder.clone(), Release::of(&folder)?)),
             _ => None,
         };
-        let bound = std::fs::read(state::folder(home).join("serve.json")).ok();
-        let bound: Option<Bound> = bound.and_then(|text| serde_json::from_slice(&text).ok());
-        let serving = bound.map(|bound| bound.pid).filter(|pid| process::lives(*pid));
+        let serving = Serving::of(home).map(|serving| serving.pid).filter(|pid| process::lives(*pid));
         Ok(Self {
             home: home.to_owned(),
             name: name.to_owned(),

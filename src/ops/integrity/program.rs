@@ -45,8 +45,13 @@ fn obstacle(program: &Path) -> Option<String> {
         return Some(format!("{shown} may not be executed"));
     }
     let real = fs::canonicalize(program).ok()?;
-    let build = real.ancestors().find(|folder| folder.join(BUILD_MARK).exists())?;
+    let build = in_build_folder(&real)?;
     Some(format!("{shown} lies in the build folder {}, which a clean-up removes", build.display()))
+}
+
+/// The build folder that `path` lies in.
+pub(crate) fn in_build_folder(path: &Path) -> Option<&Path> {
+    path.ancestors().find(|folder| folder.join(BUILD_MARK).exists())
 }
 
 /// The program's signature holds.
