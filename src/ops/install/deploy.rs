@@ -1,7 +1,7 @@
 //! What was laid down, started: definitions loaded anew, because neither supervisor reads a changed one by itself, and then
 //! looked at as a user would, with a real chat over the listener that users have.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -55,24 +55,22 @@ impl Deployment<'_> {
     /// Waits until the server is ready, and asks it something.
     pub(super) fn proves(&self, installed: &Installed) -> anyhow::Result<()> {
         let server = installed.agents.first().context("the server is installed first")?;
-        self.ready(&server.name)?;
-        let url = match (self.settings.listen.tls.first(), self.settings.listen.plain.first()) {
-            (Some(address), _) => format!("https://{}", super::reachable(*address)),
-            (None, Some(address)) => format!("http://{}", super::reachable(*address)),
-            (None, None) => bail!("the settings name no listener"),
-        };
-        let root = RootArgs { home: Some(self.home.to_owned()) };
-        let args = ServerArgs { url: Some(url.clone()), ca: None, cert: None, key: None, root };
+        self.answers(&server.name)
+    }
+
+    fn answers(&self, service: &str) -> anyhow::Result<()> {
+        self.ready(service)?;
+        let target = target(self.home, self.settings)?;
         let Canary { question, expected } = Plan::of(self.home)?.canary;
-        let answer = look::chat(&Target::of(&args)?.client(look::CHAT_LIMIT)?, &question, &expected);
-        match answer {
+        match look::chat(&target.client(look::CHAT_LIMIT)?, &question, &expected) {
             Seen::Fine(_) => Ok(()),
-            Seen::Busy(why) | Seen::Failed(why) | Seen::CannotLook(why) => bail!("a chat at {url} failed: {why}"),
+            Seen::Busy(why) | Seen::Failed(why) | Seen::CannotLook(why) => {
+                bail!("a chat at {} failed: {why}", target.url)
+            }
         }
     }
 
     fn ready(&self, service: &str) -> anyhow::Result<()> {
-        let client = Client::new(&format!("http://{}", self.settings.listen.admin), None, LOOK_LIMIT)?;
         let (begun, mut pids) = (Instant::now(), Vec::new());
         loop {
             let pid = self.supervisor.look(service)?.and_then(|service| service.pid);
@@ -83,9 +81,10 @@ impl Deployment<'_> {
                 bail!("{service} ended {ENDS_MAX} times before it was ready; its log says why");
             }
             // Another process may answer there: only the one that was just started counts.
-            if let (Some(pid), Ok(reply)) = (pid, client.get("/health/ready"))
+            if let Some(bound) = bound(self.home).filter(|bound| Some(bound.pid) == pid)
+                && let Ok(reply) =
+                    Client::new(&format!("http://{}", bound.admin), None, LOOK_LIMIT)?.get("/health/ready")
                 && reply.status == 200
-                && serving(self.home) == Some(pid)
             {
                 return Ok(());
             }
@@ -97,12 +96,51 @@ impl Deployment<'_> {
     }
 }
 
-/// The process that says that it serves this home.
-pub(super) fn serving(home: &Path) -> Option<u32> {
-    #[derive(serde::Deserialize)]
-    struct Bound {
-        pid: u32,
+/// The listener that users have.
+fn target(home: &Path, settings: &Settings) -> anyhow::Result<Target> {
+    let url = match (settings.listen.tls.first(), settings.listen.plain.first()) {
+        (Some(address), _) => format!("https://{}", super::reachable(*address)),
+        (None, Some(address)) => format!("http://{}", super::reachable(*address)),
+        (None, None) => bail!("the settings name no listener"),
+    };
+    let root = RootArgs { home: Some(home.to_owned()) };
+    Target::of(&ServerArgs { url: Some(url), ca: None, cert: None, key: None, root })
+}
+
+/// The proof that a server of this home answers, for whoever starts one without installing it.
+pub(crate) struct Proof {
+    home: PathBuf,
+    settings: Settings,
+}
+
+impl Proof {
+    /// By the home's settings.
+    ///
+    /// # Errors
+    /// They do not resolve: the server would refuse them too.
+    pub(crate) fn of(home: &Path) -> anyhow::Result<Self> {
+        Ok(Self { home: home.to_owned(), settings: super::settings(home)? })
     }
+
+    /// Where users ask it, and as whom.
+    pub(crate) fn target(&self) -> anyhow::Result<Target> {
+        target(&self.home, &self.settings)
+    }
+
+    /// Waits until `service` is ready, and asks it something.
+    pub(crate) fn answers(&self, supervisor: &dyn Supervisor, service: &str) -> anyhow::Result<()> {
+        Deployment { home: &self.home, supervisor, settings: &self.settings }.answers(service)
+    }
+}
+
+/// What the server that is ready says of itself: its settings may leave the port to the system.
+#[derive(serde::Deserialize)]
+struct Bound {
+    pid: u32,
+    admin: String,
+}
+
+fn bound(home: &Path) -> Option<Bound> {
     let text = std::fs::read(crate::ops::state::folder(home).join("serve.json")).ok()?;
-    serde_json::from_slice::<Bound>(&text).ok().map(|bound| bound.pid)
+    serde_json::from_slice(&text).ok()
 }
