@@ -41,6 +41,7 @@ fn dispatch(command: &Command) -> i32 {
         Command::Guardian(args) => ops::guardian::run(args) as i32,
         Command::ParitySmoke(args) => ops::parity_smoke::run(args) as i32,
         Command::Drift(args) => ops::drift::run(args) as i32,
+        Command::Fallback(args) => ops::fallback::run(args) as i32,
         Command::Install(args) => told(ops::install::install(args, Before::Any)),
         Command::Upgrade(args) => told(ops::install::install(args, Before::Something)),
         Command::Rollback(args) => told(ops::install::rollback(args)),

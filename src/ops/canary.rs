@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::args::CanaryArgs;
 use crate::config::home;
+use crate::ops::fallback::lock::{self, Lock};
 use crate::ops::look::{self, Seen};
 use crate::ops::state::State;
-use crate::ops::target::Target;
 use crate::ops::watch::event::{Event, Kind};
 use crate::ops::watch::plan::Plan;
 use crate::ops::watch::tick::{Health, Tick, Watcher};
@@ -52,11 +52,11 @@ pub fn run(args: &CanaryArgs) -> Health {
     let tick = Tick::begin(Watcher { name: "canary", every }, home.as_deref().ok());
     let prepared = home.map_err(anyhow::Error::from).and_then(|home| {
         let plan = Plan::of(&home)?;
-        let target = Target::of(&args.server)?;
+        let (target, lock) = lock::retarget(&home, &args.server)?;
         let client = target.client(look::limit(args.timeout_seconds, look::CHAT_LIMIT)?)?;
-        Ok((home, plan, target, client))
+        Ok((home, plan, (target, lock), client))
     });
-    let (home, plan, target, client) = match prepared {
+    let (home, plan, (target, lock), client) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
             return tick.end(Health::CannotRun, "none", vec![CANNOT_RUN.with(format!("{error:#}"))], None);
@@ -74,6 +74,7 @@ pub fn run(args: &CanaryArgs) -> Health {
     if let Err(error) = state.write(&past) {
         events.push(CANNOT_RUN.with(format!("the past is lost: {error}")));
     }
+    events.extend(lock.as_ref().map(Lock::event));
     tick.end(health, target.transport(), events, Some(&plan))
 }
 

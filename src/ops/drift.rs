@@ -10,6 +10,7 @@ use anyhow::Context;
 
 use crate::config::args::DriftArgs;
 use crate::config::home;
+use crate::ops::fallback::lock::Lock;
 use crate::ops::installed::{self, Installed, Recorded, Release};
 use crate::ops::manifest::hash::{self, Cache};
 use crate::ops::manifest::lines;
@@ -75,7 +76,12 @@ pub(crate) fn of(home: &Path, supervisor: &dyn Supervisor) -> anyhow::Result<Vec
     events.extend(changed(home, definitions)?.into_iter().map(|why| DEFINITION.with(why)));
     let settings = installed.settings.iter().cloned().collect();
     events.extend(changed(home, settings)?.into_iter().map(|why| SETTINGS.with(why)));
+    let lock = Lock::of(home)?;
+    events.extend(lock.as_ref().map(Lock::event));
     for agent in &installed.agents {
+        if lock.as_ref().is_some_and(|lock| lock.primary.name == agent.name) {
+            continue;
+        }
         let Some(service) = supervisor.look(&agent.name)? else {
             events.push(UNLOADED.with(format!("{} has not loaded {}", supervisor.name(), agent.name)));
             continue;

@@ -55,7 +55,7 @@ fn load_one_that_hangs(site: &Site) -> u32 {
 }
 
 /// A letter of the answer to the canary's question: what a model of random weights says there is strange.
-fn right_answer(site: &Site) -> String {
+pub fn right_answer(site: &Site) -> String {
     let body = serde_json::json!({
         "messages": [{"role": "user", "content": "What is 2+2? Respond with only the number."}],
         "temperature": 0,

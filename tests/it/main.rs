@@ -10,6 +10,7 @@ mod doctor;
 mod doubles;
 mod drain;
 mod exit;
+mod fallback;
 mod health;
 mod incident;
 #[cfg(target_os = "linux")] // What it looks at is below /proc.

@@ -3,6 +3,7 @@
 
 mod deploy;
 mod doctor;
+mod fallback;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,8 @@ use crate::config::names::{Kind, SETTINGS, Setting};
 use self::deploy::{DRIFT_NOTES, INSTALL_NOTES};
 pub use self::deploy::{DriftArgs, InstallArgs, RollbackArgs, StatusArgs, UninstallArgs, VerifyArgs};
 use self::doctor::DOCTOR_NOTES;
+use self::fallback::FALLBACK_NOTES;
+pub use self::fallback::{FallbackAction, FallbackArgs};
 use self::watch::{CANARY_NOTES, GUARDIAN_NOTES, PARITY_NOTES};
 pub use self::watch::{CanaryArgs, GuardianArgs, IntegrityArgs, ParitySmokeArgs, ProbeArgs, ProbeKind};
 
@@ -122,6 +125,9 @@ pub enum Command {
     /// Compare what is deployed with what was installed, and call someone when it differs; one tick.
     #[command(after_long_help = DRIFT_NOTES)]
     Drift(DriftArgs),
+    /// Put another server in the place of one that no restart can help, and go back.
+    #[command(after_long_help = FALLBACK_NOTES)]
+    Fallback(FallbackArgs),
     /// Install this program as a supervised server with its watchers, out of reach of any build folder.
     #[command(after_long_help = INSTALL_NOTES)]
     Install(InstallArgs),

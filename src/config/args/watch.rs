@@ -11,7 +11,8 @@ GET /v1/models must answer 200 on every listener. Loading (15 minutes at most), 
 declared itself are no failure. After 3 failed ticks in a row it looks a second time, at the admin listener: silent
 listeners in front of an engine that works are busy, not hung. Then it looks whether the next start would boot; if not,
 nothing is restarted and a human is called. Else the supervisor (launchd, or the user's systemd) is told to restart the
-server: at most 3 times in 60 minutes, then a human is called.
+server: at most 3 times in 60 minutes, then a human is called. Where a fallback is configured (`fallback --help`), it takes
+the server's place in each of these cases, and is what is looked at from then on.
 
 It tells whoever <home>/watch.toml names (`canary --help` shows that file), and after a healthy tick fetches
 [heartbeat] url = \"https://...\", by which another machine knows that this one still watches.
@@ -49,6 +50,9 @@ watch.toml, every key optional; stderr is always told:
   [canary]
   question = \"What is 2+2? Respond with only the number.\"
   expected = \"4\"
+  [fallback]                                  # `fallback --help`
+  enabled = false
+  url = \"http://127.0.0.1:1337\"
 
 Each tick prints one JSON line an event, keeps it in <home>/logs/canary.log (10 MB, 5 files), and notices when another
 watcher has not run for 2.5 of its cadences.

@@ -9,7 +9,7 @@ const FAILURES_MIN: u32 = 3;
 const RESTARTS_MAX: usize = 3;
 const WINDOW_SECONDS: u64 = 60 * 60;
 /// How long a load may take.
-const LOADING_SECONDS_MAX: u64 = 15 * 60;
+pub(super) const LOADING_SECONDS_MAX: u64 = 15 * 60;
 
 /// What one listener answered.
 #[derive(Debug, Clone, PartialEq, Eq)]

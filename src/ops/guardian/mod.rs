@@ -3,6 +3,7 @@
 //! restarts within an hour a human is called instead of a fourth.
 
 mod judge;
+mod standby;
 
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,6 +15,7 @@ use crate::client::wire::ErrorEnvelope;
 use crate::client::{Client, ClientError};
 use crate::config::args::{GuardianArgs, ServerArgs};
 use crate::config::home;
+use crate::ops::fallback::lock::Lock;
 use crate::ops::integrity;
 use crate::ops::look;
 use crate::ops::serving::Serving;
@@ -89,13 +91,17 @@ pub fn run(args: &GuardianArgs) -> Health {
     let prepared = home.map_err(anyhow::Error::from).and_then(|home| {
         let plan = Plan::of(&home)?;
         let limit = look::limit(args.timeout_seconds, look::MODELS_LIMIT)?;
-        let targets: Vec<Target> = servers(args).iter().map(Target::of).collect::<Result<_, _>>()?;
+        let lock = Lock::of(&home)?;
+        let targets: Vec<Target> = match &lock {
+            Some(lock) => vec![lock.target()],
+            None => servers(args).iter().map(Target::of).collect::<Result<_, _>>()?,
+        };
         let clients = targets.iter().map(|target| Ok((target.url.clone(), target.client(limit)?)));
         let clients: Vec<(String, Client)> = clients.collect::<anyhow::Result<_>>()?;
         let transport = targets.iter().map(Target::transport).min().unwrap_or("none");
-        Ok((home, plan, clients, transport, limit))
+        Ok((home, (plan, lock), clients, transport, limit))
     });
-    let (home, plan, clients, transport, limit) = match prepared {
+    let (home, (plan, lock), clients, transport, limit) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => return tick.end(Health::CannotRun, "none", vec![CANNOT_RUN.with(format!("{error:#}"))], None),
     };
@@ -103,14 +109,18 @@ pub fn run(args: &GuardianArgs) -> Health {
     let service = args.service.clone().unwrap_or_else(|| supervisor.server().to_owned());
     let guard = Guard {
         home: &home,
+        plan: &plan,
+        lock: lock.as_ref(),
         supervisor: supervisor.as_ref(),
         service: &service,
         limit,
         drain_seconds: args.drain_seconds,
     };
-    let looks = clients.iter().map(|(url, client)| look_at(url, client)).collect();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let (health, events) = guard.act(looks, now);
+    let (health, events) = match &lock {
+        Some(lock) => guard.follow(lock, &standby::look_at(&clients), now),
+        None => guard.act(clients.iter().map(|(url, client)| look_at(url, client)).collect(), now),
+    };
     if health == Health::Healthy
         && let Some(url) = &plan.heartbeat.url
     {
@@ -162,6 +172,9 @@ fn look_at(url: &str, client: &Client) -> Look {
 /// Everything that healing needs.
 struct Guard<'a> {
     home: &'a Path,
+    plan: &'a Plan,
+    /// That the fallback serves, when this tick began.
+    lock: Option<&'a Lock>,
     supervisor: &'a dyn Supervisor,
     service: &'a str,
     limit: Duration,
@@ -185,15 +198,16 @@ impl Guard<'_> {
         let (health, event) = match verdict {
             Verdict::Healthy => (Health::Healthy, OK.with(format!("{} listeners serve", answers.len()))),
             Verdict::Waiting(state) => (Health::Healthy, WAITING.with(state)),
-            Verdict::CrashLoop(why) => (Health::Unhealthy, CRASH_LOOP.with(why)),
+            Verdict::CrashLoop(why) => self.braked(why, &mut past, now),
             Verdict::Failing(why) => (Health::Unhealthy, FAILED.with(why)),
             Verdict::RateLimited(why) => {
-                (Health::CannotRun, RATE_LIMITED.with(format!("restarted three times within an hour, and still {why}")))
+                let why = format!("restarted three times within an hour, and still {why}");
+                self.alone(|| self.helpless(&RATE_LIMITED, why, &mut past, now))
             }
             Verdict::Suspect(why) if silent && inside.as_ref().is_some_and(works) => {
                 (Health::Unhealthy, BUSY.with(format!("{why}; yet the engine works")))
             }
-            Verdict::Suspect(why) => self.heal(&why, &mut past, now),
+            Verdict::Suspect(why) => self.alone(|| self.heal(&why, &mut past, now)),
         };
         events.push(event);
         if let Err(error) = state.write(&past) {
@@ -202,26 +216,33 @@ impl Guard<'_> {
         (health, events)
     }
 
-    /// Restarts the server, unless that would end it for good.
+    /// Restarts the server, unless that would end it for good, or would end as the last start did and there is another.
     fn heal(&self, why: &str, past: &mut Past, now: u64) -> (Health, Event) {
         let name = self.supervisor.name();
         let service = match self.supervisor.look(self.service) {
             Ok(Some(service)) => service,
             Ok(None) => {
                 let detail = format!("{why}; {name} has not loaded {}, so nobody would start it", self.service);
-                return (Health::CannotRun, WITHHELD.with(detail));
+                return self.helpless(&WITHHELD, detail, past, now);
             }
             Err(error) => return (Health::CannotRun, RESTART_FAILED.with(format!("{why}; {error:#}"))),
         };
         let obstacles = integrity::obstacles(self.home, self.supervisor, self.service);
         if !obstacles.is_empty() {
             let detail = format!("{why}; it would not boot: {}", obstacles.join("; "));
-            return (Health::CannotRun, WITHHELD.with(detail));
+            return self.helpless(&WITHHELD, detail, past, now);
+        }
+        let mut refused = String::new();
+        if let Some(fatal) = self.hopeless(&service) {
+            match self.activate(&format!("{why}; {fatal}"), past, now) {
+                Ok(activated) => return activated,
+                Err(words) => refused = format!("; {words}"),
+            }
         }
         match self.supervisor.restart(self.service) {
             Ok(()) => {
                 past.restarted(now);
-                (Health::Unhealthy, RESTARTED.with(format!("{why}; {}", told(name, &service))))
+                (Health::Unhealthy, RESTARTED.with(format!("{why}; {}{refused}", told(name, &service))))
             }
             Err(error) => (Health::CannotRun, RESTART_FAILED.with(format!("{why}; {error:#}"))),
         }

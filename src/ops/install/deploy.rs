@@ -1,7 +1,7 @@
 //! What was laid down, started: definitions loaded anew, because neither supervisor reads a changed one by itself, and then
 //! looked at as a user would, with a real chat over the listener that users have.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -56,19 +56,18 @@ impl Deployment<'_> {
     /// Waits until the server is ready, and asks it something.
     pub(super) fn proves(&self, installed: &Installed) -> anyhow::Result<()> {
         let server = installed.agents.first().context("the server is installed first")?;
-        self.ready(&server.name)?;
-        let url = match (self.settings.listen.tls.first(), self.settings.listen.plain.first()) {
-            (Some(address), _) => format!("https://{}", super::reachable(*address)),
-            (None, Some(address)) => format!("http://{}", super::reachable(*address)),
-            (None, None) => bail!("the settings name no listener"),
-        };
-        let root = RootArgs { home: Some(self.home.to_owned()) };
-        let args = ServerArgs { url: Some(url.clone()), ca: None, cert: None, key: None, root };
+        self.answers(&server.name)
+    }
+
+    fn answers(&self, service: &str) -> anyhow::Result<()> {
+        self.ready(service)?;
+        let target = target(self.home, self.settings)?;
         let Canary { question, expected } = Plan::of(self.home)?.canary;
-        let answer = look::chat(&Target::of(&args)?.client(look::CHAT_LIMIT)?, &question, &expected);
-        match answer {
+        match look::chat(&target.client(look::CHAT_LIMIT)?, &question, &expected) {
             Seen::Fine(_) => Ok(()),
-            Seen::Busy(why) | Seen::Failed(why) | Seen::CannotLook(why) => bail!("a chat at {url} failed: {why}"),
+            Seen::Busy(why) | Seen::Failed(why) | Seen::CannotLook(why) => {
+                bail!("a chat at {} failed: {why}", target.url)
+            }
         }
     }
 
@@ -94,5 +93,42 @@ impl Deployment<'_> {
             }
             std::thread::park_timeout(LOOK);
         }
+    }
+}
+
+/// The listener that users have.
+fn target(home: &Path, settings: &Settings) -> anyhow::Result<Target> {
+    let url = match (settings.listen.tls.first(), settings.listen.plain.first()) {
+        (Some(address), _) => format!("https://{}", super::reachable(*address)),
+        (None, Some(address)) => format!("http://{}", super::reachable(*address)),
+        (None, None) => bail!("the settings name no listener"),
+    };
+    let root = RootArgs { home: Some(home.to_owned()) };
+    Target::of(&ServerArgs { url: Some(url), ca: None, cert: None, key: None, root })
+}
+
+/// The proof that a server of this home answers, for whoever starts one without installing it.
+pub(crate) struct Proof {
+    home: PathBuf,
+    settings: Settings,
+}
+
+impl Proof {
+    /// By the home's settings.
+    ///
+    /// # Errors
+    /// They do not resolve: the server would refuse them too.
+    pub(crate) fn of(home: &Path) -> anyhow::Result<Self> {
+        Ok(Self { home: home.to_owned(), settings: super::settings(home)? })
+    }
+
+    /// Where users ask it, and as whom.
+    pub(crate) fn target(&self) -> anyhow::Result<Target> {
+        target(&self.home, &self.settings)
+    }
+
+    /// Waits until `service` is ready, and asks it something.
+    pub(crate) fn answers(&self, supervisor: &dyn Supervisor, service: &str) -> anyhow::Result<()> {
+        Deployment { home: &self.home, supervisor, settings: &self.settings }.answers(service)
     }
 }

@@ -7,12 +7,13 @@ mod deploy;
 mod release;
 mod report;
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 
+pub(crate) use self::deploy::Proof;
 pub(crate) use self::release::strays;
 
 use self::deploy::Deployment;
@@ -24,8 +25,10 @@ use crate::config::settings::Settings;
 use crate::config::sources;
 use crate::ops::definitions::{self, Place, Style};
 use crate::ops::drift;
+use crate::ops::fallback::lock as fallback;
 use crate::ops::installed::{self, Agent, Installed, Release, Sized};
 use crate::ops::supervisor::{self, Supervisor};
+use crate::ops::turn;
 use crate::platform::files;
 
 /// Which build this is.
@@ -52,6 +55,9 @@ pub fn install(args: &InstallArgs, before: Before) -> anyhow::Result<()> {
     // launchd makes no folder for a log.
     let logs = home.join("logs");
     fs::create_dir_all(&logs).with_context(|| logs.display().to_string())?;
+    if !args.no_start {
+        fallback::refuse(&home)?;
+    }
     let old = Installed::of(&home)?;
     if before == Before::Something && old.is_none() {
         bail!("nothing is installed in {}; `sanctum-mlx install` does", home.display());
@@ -113,6 +119,9 @@ fn undo(deployment: &Deployment<'_>, new: &Installed, old: Option<&Installed>) -
 pub fn rollback(args: &RollbackArgs) -> anyhow::Result<()> {
     let home = home::root(args.root.home.as_deref())?;
     let _lock = lock(&home)?;
+    if !args.no_start {
+        fallback::refuse(&home)?;
+    }
     let supervisor = supervisor::of_system();
     let now = Installed::of(&home)?.with_context(|| format!("nothing is installed in {}", home.display()))?;
     // An upgrade that was cut off between its switch and its record: the record still names the release before.
@@ -145,6 +154,7 @@ pub fn rollback(args: &RollbackArgs) -> anyhow::Result<()> {
 pub fn uninstall(args: &UninstallArgs) -> anyhow::Result<()> {
     let home = home::root(args.root.home.as_deref())?;
     let _lock = lock(&home)?;
+    fallback::refuse(&home)?;
     let supervisor = supervisor::of_system();
     let Some(installed) = Installed::of(&home)? else {
         println!("nothing is installed in {}", home.display());
@@ -197,16 +207,11 @@ pub fn verify(args: &VerifyArgs) -> anyhow::Result<bool> {
     Ok(events.is_empty())
 }
 
-/// One installer at a time; let go of when the process ends, however it ends.
+/// One installer at a time, and no switch to the fallback meanwhile.
 fn lock(home: &Path) -> anyhow::Result<File> {
-    let path = home.join("install.lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&path);
-    let file = file.with_context(|| path.display().to_string())?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => bail!("another installation is under way in {}", home.display()),
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| path.display().to_string()),
-    }
+    let busy =
+        || format!("another installation, or a switch to or from the fallback, is under way in {}", home.display());
+    turn::take(home)?.with_context(busy)
 }
 
 /// What `serve --home HOME` will be given: the settings file and the defaults, for a supervisor has no variables.

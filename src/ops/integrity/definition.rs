@@ -85,6 +85,11 @@ fn hurried(path: &Path, said: &Said, least: u64) -> Option<String> {
     }
 }
 
+/// The program that a definition names.
+pub(super) fn program(path: &Path) -> anyhow::Result<PathBuf> {
+    Ok(read(path)?.program)
+}
+
 fn read(path: &Path) -> anyhow::Result<Said> {
     if path.extension().is_some_and(|extension| extension == "plist") {
         return read_plist(path);

@@ -14,6 +14,7 @@ pub(crate) use self::program::in_build_folder;
 
 use crate::config::args::{IntegrityArgs, ProbeArgs};
 use crate::config::home;
+use crate::ops::fallback::lock::Lock;
 use crate::ops::installed::{self, Installed, Release};
 use crate::ops::serving::Serving;
 use crate::ops::supervisor::{self, Service, Supervisor};
@@ -49,6 +50,8 @@ struct Facts {
     installed: Option<Installed>,
     /// The release that `current` names, with its record, when there is one.
     release: Option<(PathBuf, Release)>,
+    /// That the fallback serves; then the server is unloaded, and must boot all the same.
+    lock: Option<Lock>,
     /// The process that says in `state/serve.json` that it serves here, while it lives.
     serving: Option<u32>,
     drain_seconds: u64,
@@ -75,7 +78,8 @@ pub(crate) fn run(probe: &ProbeArgs, args: &IntegrityArgs) -> Health {
         Ok(prepared) => prepared,
         Err(error) => return tick.end(Health::CannotRun, "none", vec![CANNOT_RUN.with(format!("{error:#}"))], None),
     };
-    let (health, events) = judge(&facts);
+    let (health, mut events) = judge(&facts);
+    events.extend(facts.lock.as_ref().map(Lock::event));
     tick.end(health, "none", events, Some(&plan))
 }
 
@@ -115,6 +119,21 @@ pub(crate) fn obstacles(home: &Path, supervisor: &dyn Supervisor, service: &str)
     }
 }
 
+/// The program that a definition names, as its supervisor reads it.
+///
+/// # Errors
+/// It cannot be read, or names none.
+pub(crate) fn program_of(path: &Path) -> anyhow::Result<PathBuf> {
+    definition::program(path)
+}
+
+/// The server as it will be loaded again when the fallback has served.
+fn unloaded(lock: &Lock, name: &str) -> Option<Service> {
+    let path = &lock.primary.definition;
+    let program = definition::program(path).ok();
+    (lock.primary.name == name).then(|| Service { program, definition: Some(path.clone()), ..Service::default() })
+}
+
 /// What of the eight does not hold, for whoever asks by hand.
 ///
 /// # Errors
@@ -135,10 +154,13 @@ impl Facts {
             _ => None,
         };
         let serving = Serving::of(home).map(|serving| serving.pid).filter(|pid| process::lives(*pid));
+        let lock = Lock::of(home)?;
+        let service = supervisor.look(name)?.or_else(|| unloaded(lock.as_ref()?, name));
         Ok(Self {
             home: home.to_owned(),
             name: name.to_owned(),
-            service: supervisor.look(name)?,
+            service,
+            lock,
             installed,
             release,
             serving,

@@ -18,6 +18,7 @@ pub(crate) struct Plan {
     pub(crate) alerts: Alerts,
     pub(crate) heartbeat: Heartbeat,
     pub(crate) canary: Canary,
+    pub(crate) fallback: Fallback,
 }
 
 /// Whom to tell. Every one that is named is told, each on its own.
@@ -56,6 +57,23 @@ impl Default for Canary {
     }
 }
 
+/// The server that may take the place of one that no restart can help.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Fallback {
+    /// Whether there is one.
+    pub(crate) enabled: bool,
+    /// Where it answers, in plain HTTP.
+    pub(crate) url: String,
+}
+
+impl Default for Fallback {
+    /// The port that clients know: only one of the two has it at a time.
+    fn default() -> Self {
+        Self { enabled: false, url: "http://127.0.0.1:1337".to_owned() }
+    }
+}
+
 impl Plan {
     /// The plan of the home; the default when there is no file.
     ///
@@ -87,6 +105,12 @@ impl Plan {
         }
         if self.alerts.notification && !cfg!(target_os = "macos") {
             bail!("alerts.notification is for macOS; use alerts.command here");
+        }
+        if !self.fallback.url.starts_with("http://") {
+            bail!(
+                "fallback.url = {:?} does not begin with http://; mutual TLS is this server's own",
+                self.fallback.url
+            );
         }
         for (key, text) in [("canary.question", &self.canary.question), ("canary.expected", &self.canary.expected)] {
             if text.trim().is_empty() {
@@ -124,6 +148,7 @@ mod tests {
             ("[heartbeat]\nurl = \"ftp://x\"", "heartbeat.url"),
             ("[alerts]\ncommand = [\"cat\"]", "alerts.command begins with cat"),
             ("[canary]\nexpected = \" \"", "canary.expected is empty"),
+            ("[fallback]\nurl = \"https://127.0.0.1:1338\"", "fallback.url = \"https://127.0.0.1:1338\""),
             ("[", "TOML"),
         ];
         for (text, words) in cases {
