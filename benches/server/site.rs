@@ -113,6 +113,7 @@ fn settings() -> Settings {
         strict: false,
         faults: Vec::new(),
         log_json: false,
+        log_file: None,
     }
 }
 

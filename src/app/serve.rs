@@ -209,7 +209,7 @@ fn start_threads(
     lifecycle: &Arc<Lifecycle>,
     (state_file, brake): (&StateFile, &Arc<Brake>),
 ) -> Result<(), Refusal> {
-    let logs = logs::start(if settings.log_json { Format::Json } else { Format::Text });
+    let logs = logs::start(if settings.log_json { Format::Json } else { Format::Text }, settings.log_file.as_deref());
     let state_file = state_file.clone();
     let brake = Arc::clone(brake);
     let flush = move |code| {

@@ -386,7 +386,14 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "false",
         "A request field that is not known is a 400 instead of being named in the x-ignored-params header.",
     ),
-    setting("log_format", Output, Choice(&["text", "json"]), "text", "How log lines are written to stderr."),
+    setting("log_format", Output, Choice(&["text", "json"]), "text", "How log lines are written."),
+    setting(
+        "log_file",
+        Output,
+        Path,
+        "",
+        "Write log lines to this file, which is renamed at 10 MB (the last five are kept), instead of to stderr; errors go to both.",
+    ),
     #[cfg(feature = "fault")]
     setting("fault", Part::Faults, List, "", "Faults injected into the inference thread: KIND@STEP[,KIND@STEP]."),
     #[cfg(feature = "fault")]

@@ -56,6 +56,7 @@ pub fn resolve(sources: &Sources<'_>) -> Result<Resolved, Mistakes> {
         strict: reader.switch("strict"),
         faults: faults(&mut reader),
         log_json: reader.text("log_format").as_deref() == Some("json"),
+        log_file: reader.path("log_file", sources.user_home.as_deref()),
         home,
     };
     let mut warnings = reader.merged.warnings;

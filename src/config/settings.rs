@@ -33,6 +33,8 @@ pub struct Settings {
     pub faults: Vec<String>,
     /// Log lines as JSON objects instead of text.
     pub log_json: bool,
+    /// The file of log lines; `None` for stderr.
+    pub log_file: Option<PathBuf>,
 }
 
 /// Where the server listens.

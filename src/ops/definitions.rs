@@ -1,10 +1,11 @@
-//! What launchd or the user's systemd is told of us: the server and its companions, as the files of
+//! What launchd or the user's systemd is told of us: the server, its companions and the fallback, as the files of
 //! `launchd/` with this home's paths in them. It owns how a path is written so that it is read as it is; it refuses to
 //! know where definitions lie and who loads them.
 
 use std::path::{Path, PathBuf};
 
 use crate::ops::installed;
+use crate::ops::supervisor::Supervisor;
 
 /// Seconds after which a server that was told to stop is killed, unless its drain takes longer.
 const EXIT_SECONDS: u64 = 40;
@@ -78,18 +79,28 @@ const TEMPLATES: [Template; 6] = [
     companion!("parity-smoke"),
 ];
 
-/// Why a home cannot be named in definitions of this style; `None` when it can. To be asked before [`render`].
-pub(crate) fn refusal(style: Style, home: &Path) -> Option<String> {
-    let shown = home.display();
-    let Some(text) = home.to_str() else { return Some(format!("{shown} is not UTF-8; choose another home")) };
+/// `mlx_lm.server` in another's Python.
+const FALLBACK: Template = Template {
+    label: "com.sanctum.server-mlx",
+    plist: include_str!("../../launchd/com.sanctum.server-mlx.plist"),
+    unit: "sanctum-mlx-fallback",
+    service: include_str!("../../launchd/systemd/sanctum-mlx-fallback.service"),
+    timer: None,
+};
+
+/// Why a home, a program or a model cannot be named in definitions of this style; `None` when it can. To be asked before
+/// anything is rendered.
+pub(crate) fn refusal(style: Style, named: &Path) -> Option<String> {
+    let shown = named.display();
+    let Some(text) = named.to_str() else { return Some(format!("{shown} is not UTF-8; choose another")) };
     if text.chars().any(char::is_control) {
-        return Some(format!("{text:?} has a control character in it; choose another home"));
+        return Some(format!("{text:?} has a control character in it; choose another"));
     }
     // systemd would say "Executable name contains special characters".
     let refused = text.chars().find(|character| matches!(character, '"' | '\'' | '\\'));
     match (style, refused) {
         (Style::Systemd, Some(refused)) => {
-            Some(format!("{shown} has a {refused} in it, from where systemd executes nothing; choose another home"))
+            Some(format!("{shown} has a {refused} in it, from where systemd executes nothing; choose another"))
         }
         (Style::Systemd, None) | (Style::Launchd, _) => None,
     }
@@ -112,6 +123,39 @@ pub(crate) fn render(style: Style, place: &Place) -> Vec<Rendered> {
     TEMPLATES.iter().map(|template| template.rendered(style, word)).collect()
 }
 
+/// What differs from one fallback to the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fallback<'a> {
+    /// The root of everything kept, for its log.
+    pub(crate) home: &'a Path,
+    /// The Python that has `mlx_lm`.
+    pub(crate) python: &'a Path,
+    /// The model by the name that `mlx_lm` knows.
+    pub(crate) model: &'a str,
+    /// Where it listens on loopback.
+    pub(crate) port: u16,
+}
+
+/// What the supervisor calls the fallback, and the file that defines it.
+pub(crate) fn fallback_name(style: Style) -> (&'static str, String) {
+    let name = match style {
+        Style::Launchd => FALLBACK.label,
+        Style::Systemd => "sanctum-mlx-fallback.service",
+    };
+    (name, if style == Style::Launchd { format!("{name}.plist") } else { name.to_owned() })
+}
+
+/// The definition of the fallback. Its paths and the model's name are to be asked for by [`refusal`] before.
+pub(crate) fn fallback(style: Style, fallback: Fallback<'_>) -> Rendered {
+    FALLBACK.rendered(style, |name| match name {
+        "home" => style.text(&fallback.home.to_string_lossy()),
+        "python" => style.text(&fallback.python.to_string_lossy()),
+        "model" => style.text(fallback.model),
+        "port" => fallback.port.to_string(),
+        _ => unreachable!("no template of ours has {name}"),
+    })
+}
+
 impl Template {
     fn rendered(&self, style: Style, word: impl Fn(&str) -> String) -> Rendered {
         let file = |name: &str, end: &str, text: &str| (format!("{name}.{end}"), fill(text, &word).into_bytes());
@@ -129,6 +173,11 @@ impl Template {
 }
 
 impl Style {
+    /// The one that `supervisor` reads.
+    pub(crate) fn of(supervisor: &dyn Supervisor) -> Self {
+        if supervisor.name() == "launchd" { Self::Launchd } else { Self::Systemd }
+    }
+
     /// `text` as it stands within an element of a property list, or within the double quotes of a unit.
     fn text(self, text: &str) -> String {
         let written = |character| match (self, character) {

@@ -87,7 +87,7 @@ proptest! {
 fn the_server_comes_first_and_each_runs_what_it_is_named_for() {
     let place = place("/a b/h", 25, &["http://x:1", "https://x:2"]);
     let expected = [
-        "serve --home /a b/h",
+        "serve --home /a b/h --log-file /a b/h/logs/serve.log",
         "guardian --home /a b/h --drain-seconds 25 --listener http://x:1 --listener https://x:2",
         "canary --home /a b/h",
         "probe integrity --every-seconds 300 --home /a b/h",
@@ -163,5 +163,37 @@ fn only_the_server_is_kept_alive_and_each_companion_has_its_cadence() {
         assert_eq!((key(&service, "Type"), key(&service, "Restart")), (Some("oneshot"), None));
         assert_eq!(key(&timer, "OnUnitActiveSec").map(str::to_owned), every.map(|every| every.to_string()));
         assert_eq!(key(&timer, "OnCalendar").is_some(), every.is_none());
+    }
+}
+
+fn mlx_lm<'a>(home: &'a str, model: &'a str) -> Fallback<'a> {
+    Fallback { home: Path::new(home), python: Path::new(home), model, port: 1337 }
+}
+
+#[test]
+fn the_fallback_is_disabled_until_it_is_activated() {
+    let rendered = fallback(Style::Launchd, mlx_lm("/v/python3", "a/b"));
+    let list = plist(&rendered);
+    assert_eq!(list["Disabled"].as_boolean(), Some(true));
+    let expected = "/v/python3 -m mlx_lm.server --model a/b --host 127.0.0.1 --port 1337";
+    assert_eq!(arguments(&list).join(" "), expected);
+    assert_eq!(fallback_name(Style::Launchd), ("com.sanctum.server-mlx", rendered.files[0].0.clone()));
+    let rendered = fallback(Style::Systemd, mlx_lm("/v/python3", "a/b"));
+    assert_eq!(executed(&unit(&rendered, ".service")).join(" "), expected);
+    assert_eq!(rendered.files.len(), 1);
+    assert_eq!(fallback_name(Style::Systemd), (rendered.name.as_str(), rendered.files[0].0.clone()));
+}
+
+proptest! {
+    #[test]
+    fn the_fallback_is_started_with_the_words_that_were_given(home in "/[a-zA-Z0-9 $%&<>é-]{1,30}", model in "[a-zA-Z0-9/ $%&<>_-]{1,30}") {
+        for style in [Style::Launchd, Style::Systemd] {
+            let rendered = fallback(style, mlx_lm(&home, &model));
+            let words = match style {
+                Style::Launchd => arguments(&plist(&rendered)),
+                Style::Systemd => executed(&unit(&rendered, ".service")),
+            };
+            prop_assert_eq!(&words[..5], [home.as_str(), "-m", "mlx_lm.server", "--model", model.as_str()]);
+        }
     }
 }

@@ -78,6 +78,17 @@ impl Rotated {
     }
 }
 
+/// Each call is one or more whole lines, as the logging threads make them.
+impl Write for Rotated {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        self.append(text).map(|()| text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

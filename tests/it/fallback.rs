@@ -207,6 +207,26 @@ fn p9_a_drill_below_systemd_measures_both_ways_and_leaves_the_server_serving() {
 }
 
 #[test]
+fn p9_a_fallback_is_defined_for_mlx_lm_and_its_interpreter_must_be_there() {
+    let pair = Pair::new(Kind::Launchd);
+    fs::remove_file(pair.definition()).expect("the file is ours");
+    let python = pair.interpreter().display().to_string();
+    let define = ["fallback", "define", "--model", "some/model", "--python"];
+    let with = |python: &str| [&define[..], &[python]].concat().into_iter().map(str::to_owned).collect::<Vec<_>>();
+    let said = |python: &str, code, words: &str| {
+        let all = with(python);
+        pair.says(&all.iter().map(String::as_str).collect::<Vec<_>>(), code, words)
+    };
+    said("/nowhere/python3", 2, "--python: /nowhere/python3");
+    said("python3", 2, "no absolute path");
+    assert!(!pair.definition().exists());
+    said(&python, 0, "defines the fallback");
+    let text = fs::read_to_string(pair.definition()).expect("it was written");
+    assert!(text.contains(&python) && text.contains(&format!("<string>{}</string>", pair.site.plain.port())), "{text}");
+    pair.says(&["fallback", "status"], 0, "could be activated");
+}
+
+#[test]
 fn p9_a_fallback_that_could_not_start_is_refused_and_the_server_is_not_touched() {
     let pair = Pair::new(Kind::Launchd);
     let before = pair.pids();

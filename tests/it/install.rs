@@ -2,10 +2,15 @@
 //! mutual TLS; then everything that can go wrong with an installation does. The supervisor is a double
 //! that really starts and stops processes.
 
+#[cfg(target_os = "linux")] // `strace` is there only.
+mod killed;
+#[cfg(target_os = "linux")] // `unshare` is there only.
+mod moved;
+
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output, Stdio};
+use std::time::Instant;
 
 use crate::support::http::Connection;
 use crate::support::models;
@@ -185,48 +190,24 @@ fn i3_a_release_that_does_not_answer_is_taken_back_and_said_so() {
 }
 
 #[test]
-fn i3_an_installation_that_is_killed_leaves_the_old_release_or_the_new_one() {
-    const KILLS: u32 = 24;
+fn i3_a_first_installation_that_does_not_answer_leaves_nothing_loaded() {
     let user = User::new();
-    let (other, first) = (another_build(user.double.root()), &["install", "--no-start"]);
-    let begun = Instant::now();
-    user.done(binary(), first);
-    let whole = begun.elapsed();
-    let old = user.current();
-    let mut news = 0;
-    for kill in 0..KILLS {
-        let begun = Instant::now();
-        let mut child: Child = user
-            .command(&other, &["upgrade", "--no-start"])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("it starts");
-        // Spread over the time that one takes; what is later than its end kills nothing, and then all is done.
-        while begun.elapsed() < whole.mul_f64(f64::from(kill) * 1.2 / f64::from(KILLS)) {
-            std::thread::park_timeout(Duration::from_micros(200));
-        }
-        child.kill().expect("it is ours");
-        child.wait().expect("it ended");
-        let current = user.current();
-        let program = current.join("bin/sanctum-mlx");
-        assert!(program.is_file() && current.join("release.json").is_file(), "kill {kill}: a release is whole");
-        let itself = Command::new(&program).args(["doctor", "--self"]).output().expect("it starts");
-        assert!(itself.status.success(), "kill {kill}: {}", String::from_utf8_lossy(&itself.stderr));
-        if current != old {
-            news += 1;
-            user.done(binary(), &["rollback", "--no-start"]);
-            assert_eq!(user.current(), old);
-        }
-        // What was laid down goes, so that the next one has everything to do.
-        for entry in std::fs::read_dir(user.home().join("releases")).expect("ours") {
-            let path = entry.expect("ours").path();
-            if path != old {
-                std::fs::remove_dir_all(path).expect("ours");
-            }
-        }
-    }
-    println!("{KILLS} kills over {} ms: {news} found the new release, {} the old", whole.as_millis(), KILLS - news);
-    user.done(&other, &["upgrade", "--no-start"]);
-    assert_ne!(user.current(), old, "one more run finishes what was begun");
+    let plan = "[canary]\nquestion = \"What is the capital of France?\"\nexpected = \"Atlantis\"\n";
+    std::fs::write(user.home().join("watch.toml"), plan).expect("ours");
+    let ended = user.run(binary(), &["install"]);
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(78), "{said}");
+    assert!(said.contains("does not contain Atlantis") && said.contains("nothing is installed again"), "{said}");
+    assert!(user.pid().is_none() && !user.home().join("current").exists());
+    assert_eq!(user.run(binary(), &["status"]).status.code(), Some(78));
+}
+
+#[test]
+fn i3_nothing_is_installed_below_a_build_folder() {
+    let user = User::new();
+    std::fs::write(user.double.root().join("CACHEDIR.TAG"), "").expect("ours");
+    let ended = user.run(binary(), &["install", "--no-start"]);
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.code() == Some(78) && said.contains("lies in the build folder"), "{said}");
+    assert!(!user.home().join("releases").exists());
 }

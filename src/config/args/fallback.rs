@@ -1,13 +1,16 @@
 //! The command line of the fallback: which way, and its page of the manual.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand, value_parser};
 
 use crate::config::args::RootArgs;
 
 pub(super) const FALLBACK_NOTES: &str = "\
-Another server (mlx_lm.server, say) takes the place of this one when restarting cannot help. It is yours to define: launchd's
-com.sanctum.server-mlx.plist in ~/Library/LaunchAgents, or systemd's sanctum-mlx-fallback.service among the user's units.
-<home>/watch.toml says that it may be used, and where it answers in plain HTTP:
+Another server takes the place of this one when restarting cannot help. define writes its definition for mlx_lm.server:
+launchd's com.sanctum.server-mlx.plist in ~/Library/LaunchAgents, or systemd's sanctum-mlx-fallback.service among the user's
+units; you may write that file yourself, for any server. <home>/watch.toml says that it may be used, and where it answers in
+plain HTTP:
   [fallback]
   enabled = true                    # without it nothing is ever switched
   url = \"http://127.0.0.1:1337\"     # the default: the port that clients know, which only one of the two has at a time
@@ -23,6 +26,7 @@ another start would say again: metallib missing, manifest or signature invalid, 
 segmentation fault, exit 78. Only a person goes back.
 
 Examples:
+  sanctum-mlx fallback define --python ~/mlx/bin/python3 --model mlx-community/Qwen3-4B-4bit
   sanctum-mlx fallback drill
   sanctum-mlx fallback activate --why \"new weights are being signed\"
   sanctum-mlx fallback restore
@@ -50,6 +54,15 @@ pub struct FallbackArgs {
 /// The ways.
 #[derive(Debug, Subcommand)]
 pub enum FallbackAction {
+    /// Write the definition of mlx_lm.server; nothing is started.
+    Define {
+        /// The Python interpreter that has the package mlx-lm.
+        #[arg(long, value_name = "FILE")]
+        python: PathBuf,
+        /// The model, by the name or the folder that mlx_lm.server takes.
+        #[arg(long, value_name = "NAME")]
+        model: String,
+    },
     /// End the server and load the fallback.
     Activate {
         /// What the word that is left says.

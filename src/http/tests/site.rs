@@ -72,6 +72,7 @@ pub(super) fn settings() -> Settings {
         strict: false,
         faults: Vec::new(),
         log_json: false,
+        log_file: None,
     }
 }
 

@@ -2,6 +2,7 @@
 //! falls back from the fallback, and only a person (or a drill) goes back. It owns what each command says and exits with;
 //! the steps, the word that is left, and what counts as hopeless are in its submodules.
 
+mod define;
 pub(crate) mod fatal;
 mod gap;
 pub(crate) mod lock;
@@ -51,6 +52,11 @@ fn act(args: &FallbackArgs) -> anyhow::Result<Health> {
     let busy = || format!("an installation or another switch is under way in {}", home.display());
     let _turn = turn::take(&home)?.with_context(busy)?;
     match &args.action {
+        FallbackAction::Define { python, model } => {
+            let definition = define::write(&home, supervisor.as_ref(), &plan, python, model)?;
+            println!("{} defines the fallback", definition.display());
+            Ok(Health::Healthy)
+        }
         FallbackAction::Activate { why } => {
             let lock = switch.activate(&plan, why, now())?;
             eprintln!("{} is loaded instead of {}", lock.fallback.name, lock.primary.name);

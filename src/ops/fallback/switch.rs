@@ -8,17 +8,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
+use crate::ops::definitions::{self, Style};
 use crate::ops::fallback::lock::{Lock, Part};
 use crate::ops::install;
 use crate::ops::installed::Installed;
 use crate::ops::integrity;
 use crate::ops::supervisor::Supervisor;
 use crate::ops::watch::plan::{FILE, Plan};
-
-/// The fallback's name with launchd.
-const LABEL: &str = "com.sanctum.server-mlx";
-/// The fallback's name with systemd.
-const UNIT: &str = "sanctum-mlx-fallback.service";
 
 /// The two servers of one home and whoever loads them.
 pub(crate) struct Switch<'a> {
@@ -38,8 +34,8 @@ impl Switch<'_> {
             let file = self.home.join(FILE);
             bail!("no fallback is configured: {} wants [fallback] with enabled = true", file.display());
         }
-        let name = if self.supervisor.name() == "launchd" { LABEL } else { UNIT };
-        let definition = self.defined(name)?;
+        let (name, file) = definitions::fallback_name(Style::of(self.supervisor));
+        let definition = self.supervisor.definitions()?.join(file);
         if !definition.is_file() {
             bail!("{} is missing, which defines the fallback {name}", definition.display());
         }
@@ -135,7 +131,7 @@ impl Switch<'_> {
     }
 }
 
-fn startable(program: &Path) -> anyhow::Result<()> {
+pub(super) fn startable(program: &Path) -> anyhow::Result<()> {
     let shown = program.display();
     if !program.is_absolute() {
         bail!("{shown} is no absolute path");

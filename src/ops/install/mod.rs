@@ -4,6 +4,7 @@
 //! is called are others'.
 
 mod deploy;
+mod place;
 mod release;
 mod report;
 
@@ -50,6 +51,9 @@ pub enum Before {
 /// It cannot be done; what was there before is there still, and runs if it ran.
 pub fn install(args: &InstallArgs, before: Before) -> anyhow::Result<()> {
     let home = home::root(args.root.home.as_deref())?;
+    if let Some(unfit) = place::unfit(&home) {
+        bail!("{unfit}");
+    }
     home::prepare(&home)?;
     let _lock = lock(&home)?;
     // launchd makes no folder for a log.
@@ -64,7 +68,7 @@ pub fn install(args: &InstallArgs, before: Before) -> anyhow::Result<()> {
     }
     let settings = settings(&home)?;
     let supervisor = supervisor::of_system();
-    if let Some(why) = definitions::refusal(style(supervisor.as_ref()), &home) {
+    if let Some(why) = definitions::refusal(Style::of(supervisor.as_ref()), &home) {
         bail!("{why}");
     }
 
@@ -99,9 +103,16 @@ pub fn install(args: &InstallArgs, before: Before) -> anyhow::Result<()> {
 
 /// Back to what was there before; in words.
 fn undo(deployment: &Deployment<'_>, new: &Installed, old: Option<&Installed>) -> String {
-    let Some(old) = old.filter(|old| old.release != new.release) else {
-        return "there is no other release to go back to".to_owned();
+    let release = new.release.display();
+    let Some(old) = old else {
+        return match forget(deployment.home, deployment.supervisor, new) {
+            Ok(()) => format!("nothing is installed again; {release} is kept to be looked at"),
+            Err(error) => format!("and it could not be taken back: {error:#}; `uninstall` goes on"),
+        };
     };
+    if old.release == new.release {
+        return format!("it stays loaded, for there is no release but {release} to go back to");
+    }
     let back = point(deployment.home, &old.release)
         .and_then(|_| old.write(deployment.home))
         .and_then(|()| deployment.start(old))
@@ -160,6 +171,17 @@ pub fn uninstall(args: &UninstallArgs) -> anyhow::Result<()> {
         println!("nothing is installed in {}", home.display());
         return Ok(());
     };
+    forget(&home, supervisor.as_ref(), &installed)?;
+    if args.purge {
+        let releases = installed::releases(&home);
+        fs::remove_dir_all(&releases).with_context(|| releases.display().to_string())?;
+    }
+    println!("uninstalled; settings, certificates and models stay in {}", home.display());
+    Ok(())
+}
+
+/// Unloads everything of `installed`, and removes all that names its release.
+fn forget(home: &Path, supervisor: &dyn Supervisor, installed: &Installed) -> anyhow::Result<()> {
     // The watchers first: the guardian must not start what ends here.
     for agent in installed.agents.iter().rev() {
         supervisor.unload(&agent.name)?;
@@ -167,18 +189,13 @@ pub fn uninstall(args: &UninstallArgs) -> anyhow::Result<()> {
             remove(&definition.path)?;
         }
     }
-    remove(&installed::current(&home))?;
-    remove(&installed::watchers(&home))?;
+    remove(&installed::current(home))?;
+    remove(&installed::watchers(home))?;
     remove(&home.join("install.json"))?;
     let watch = home.join("watch");
     if watch.exists() {
         fs::remove_dir_all(&watch).with_context(|| watch.display().to_string())?;
     }
-    if args.purge {
-        let releases = installed::releases(&home);
-        fs::remove_dir_all(&releases).with_context(|| releases.display().to_string())?;
-    }
-    println!("uninstalled; settings, certificates and models stay in {}", home.display());
     Ok(())
 }
 
@@ -267,7 +284,7 @@ fn define(
         addresses.iter().map(|address| format!("{scheme}://{}", reachable(*address))).collect::<Vec<_>>()
     };
     let listeners = [urls("http", &settings.listen.plain), urls("https", &settings.listen.tls)].concat();
-    let style = style(supervisor);
+    let style = Style::of(supervisor);
     let place = Place { home: home.to_owned(), drain_seconds: new.drain_seconds, listeners };
     let folder = supervisor.definitions()?;
     let mut written = false;
@@ -284,10 +301,6 @@ fn define(
         new.agents.push(agent);
     }
     Ok((new, written))
-}
-
-fn style(supervisor: &dyn Supervisor) -> Style {
-    if supervisor.name() == "launchd" { Style::Launchd } else { Style::Systemd }
 }
 
 /// An address that a client on this machine can ask: every address means this one.

@@ -161,9 +161,11 @@ impl Site {
         events(&fs::read_to_string(log).unwrap_or_default())
     }
 
-    /// What the server said on stderr, in all its processes.
+    /// What the server said on stderr and in its log, in all its processes.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.home.join("logs/serve.err")).unwrap_or_default()
+        ["logs/serve.err", "logs/serve.log"]
+            .map(|file| fs::read_to_string(self.home.join(file)).unwrap_or_default())
+            .concat()
     }
 
     /// What the last server that was ready left of itself.
