@@ -10,10 +10,12 @@ use anyhow::Context;
 
 use crate::config::args::DriftArgs;
 use crate::config::home;
+use crate::ops::doctor;
 use crate::ops::fallback::lock::Lock;
+use crate::ops::install;
 use crate::ops::installed::{self, Installed, Recorded, Release};
 use crate::ops::manifest::hash::{self, Cache};
-use crate::ops::manifest::lines;
+use crate::ops::manifest::{self, lines};
 use crate::ops::state::State;
 use crate::ops::supervisor::{self, Supervisor};
 use crate::ops::watch::event::{Event, Kind};
@@ -32,6 +34,10 @@ const SETTINGS: Kind = Kind::warn("drift_settings");
 const UNLOADED: Kind = Kind::error("drift_unloaded").alerting(60);
 /// The server runs with other arguments than its definition has.
 const ARGUMENTS: Kind = Kind::error("drift_arguments").alerting(6 * 60);
+/// The weights are not those of a manifest that starts demand.
+const MANIFEST: Kind = Kind::error("drift_manifest").alerting(6 * 60);
+/// The firewall of macOS keeps others from listeners that are meant for them.
+const FIREWALL: Kind = Kind::warn("drift_firewall");
 const CANNOT_RUN: Kind = Kind::error("drift_cannot_run").alerting(60);
 
 /// One tick.
@@ -76,6 +82,14 @@ pub(crate) fn of(home: &Path, supervisor: &dyn Supervisor) -> anyhow::Result<Vec
     events.extend(changed(home, definitions)?.into_iter().map(|why| DEFINITION.with(why)));
     let settings = installed.settings.iter().cloned().collect();
     events.extend(changed(home, settings)?.into_iter().map(|why| SETTINGS.with(why)));
+    // Settings that do not resolve are what the event above is about.
+    if let Ok(settings) = install::settings(home) {
+        let model = doctor::model_path(settings.model.as_deref(), home);
+        let demanded = settings.manifest.as_deref().zip(model.as_deref());
+        events.extend(demanded.and_then(|(key, model)| weights(home, model, key)).map(|why| MANIFEST.with(why)));
+        let program = installed::program(home);
+        events.extend(doctor::firewall_obstacle(&program, &settings.listen).map(|why| FIREWALL.with(why)));
+    }
     let lock = Lock::of(home)?;
     events.extend(lock.as_ref().map(Lock::event));
     for agent in &installed.agents {
@@ -98,6 +112,21 @@ pub(crate) fn of(home: &Path, supervisor: &dyn Supervisor) -> anyhow::Result<Vec
     Ok(events)
 }
 
+/// What the manifest that a start demands would say, without reading a weight: its signature, its names, and that nothing
+/// is younger than it is.
+fn weights(home: &Path, model: &Path, key: &Path) -> Option<String> {
+    match manifest::glance(home, model, Some(key)) {
+        Err(error) => return Some(format!("{error:#}")),
+        Ok(None) => return Some(format!("{} has no manifest, and --manifest demands one", model.display())),
+        Ok(Some(_)) => {}
+    }
+    match manifest::outlived(model) {
+        Ok(later) if later.is_empty() => None,
+        Ok(later) => Some(format!("{}: changed after the manifest was made: {}", model.display(), later.join(", "))),
+        Err(error) => Some(format!("{error:#}")),
+    }
+}
+
 /// What is wrong with files that should be as they are recorded. What did not change since the last look is not read again.
 fn changed(home: &Path, files: Vec<Recorded>) -> anyhow::Result<Vec<String>> {
     let (there, gone): (Vec<Recorded>, Vec<Recorded>) = files.into_iter().partition(|file| file.path.is_file());
@@ -115,4 +144,30 @@ fn changed(home: &Path, files: Vec<Recorded>) -> anyhow::Result<Vec<String>> {
     wrong
         .extend(pairs.map(|(file, _)| format!("{} holds something else than what was installed", file.path.display())));
     Ok(wrong)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::config::args::{ManifestAction, ManifestArgs, RootArgs};
+
+    #[test]
+    fn a_manifest_that_is_missing_or_older_than_a_weight_is_told_without_reading_one() {
+        let home = tempfile::tempdir().unwrap();
+        let (model, key) = (home.path().join("m"), home.path().join("keys/manifest.pub"));
+        fs::create_dir(&model).unwrap();
+        fs::write(model.join("model.safetensors"), "weights").unwrap();
+        let run = |action| manifest::run(&ManifestArgs { action, root: RootArgs { home: Some(home.path().into()) } });
+        run(ManifestAction::Keygen).unwrap();
+        assert!(weights(home.path(), &model, &key).unwrap().contains("has no manifest"));
+        run(ManifestAction::Sign { model: model.clone(), key: None }).unwrap();
+        assert_eq!(weights(home.path(), &model, &key), None);
+        let file = fs::File::options().write(true).open(model.join("model.safetensors")).unwrap();
+        file.set_modified(SystemTime::now() + Duration::from_secs(60)).unwrap();
+        let told = weights(home.path(), &model, &key).unwrap();
+        assert!(told.ends_with("changed after the manifest was made: model.safetensors"), "{told}");
+    }
 }

@@ -40,7 +40,7 @@ pub(super) fn logs(home: &Path) -> Finding {
 }
 
 /// Where the model lies that a start would load, when that is a place on this disk.
-pub(super) fn model_path(name: Option<&str>, home: &Path) -> Option<PathBuf> {
+pub(crate) fn model_path(name: Option<&str>, home: &Path) -> Option<PathBuf> {
     let path = name.map_or_else(|| home.join("models/default"), PathBuf::from);
     path.exists().then_some(path)
 }

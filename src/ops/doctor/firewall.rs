@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use crate::config::settings::Listen;
-use crate::ops::doctor::system::{System, Tool};
-use crate::ops::doctor::{Finding, quoted};
+use crate::ops::doctor::system::{Machine, System, Tool};
+use crate::ops::doctor::{Finding, Grade, quoted};
 
 /// Who can reach the listeners.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +20,12 @@ impl Exposure {
         let mut addresses = listen.plain.iter().chain(&listen.tls).chain([&listen.admin]);
         if addresses.all(|address| address.ip().is_loopback()) { Self::Loopback } else { Self::Network }
     }
+}
+
+/// What keeps others from listeners of `program` that are meant for them, with its remedy.
+pub(crate) fn obstacle(program: &Path, listen: &Listen) -> Option<String> {
+    let Finding { grade, detail, remedy, .. } = examine(program, Exposure::of(listen), &Machine);
+    matches!(grade, Grade::Warn | Grade::Fail).then(|| format!("{detail}: {remedy}"))
 }
 
 /// Whether it lets others reach `program`.

@@ -13,6 +13,9 @@ mod weights;
 use std::fmt::Write;
 use std::path::Path;
 
+pub(crate) use self::files::model_path;
+pub(crate) use self::firewall::obstacle as firewall_obstacle;
+
 use serde::Serialize;
 
 use crate::config::args::DoctorArgs;

@@ -25,6 +25,7 @@ use crate::config::resolve::resolve;
 use crate::config::settings::Settings;
 use crate::config::sources;
 use crate::ops::definitions::{self, Place, Style};
+use crate::ops::doctor::model_path;
 use crate::ops::drift;
 use crate::ops::fallback::lock as fallback;
 use crate::ops::installed::{self, Agent, Installed, Release, Sized};
@@ -232,7 +233,7 @@ fn lock(home: &Path) -> anyhow::Result<File> {
 }
 
 /// What `serve --home HOME` will be given: the settings file and the defaults, for a supervisor has no variables.
-fn settings(home: &Path) -> anyhow::Result<Settings> {
+pub(crate) fn settings(home: &Path) -> anyhow::Result<Settings> {
     let flags = Flags::of_home(home);
     let mut sources = sources::Sources::of_process(&flags);
     sources.variables.clear();
@@ -260,9 +261,9 @@ fn record(home: &Path, folder: PathBuf, old: Option<&Installed>, settings: &Sett
     Ok(new)
 }
 
-/// The model's files, when the settings name some: what the hub keeps is the hub's.
+/// The model's files, when they lie where the settings say or are the default's: what the hub keeps is the hub's.
 fn model(settings: &Settings) -> Vec<Sized> {
-    let Some(path) = settings.model.as_ref().map(PathBuf::from).filter(|path| path.is_absolute()) else {
+    let Some(path) = model_path(settings.model.as_deref(), &settings.home).filter(|path| path.is_absolute()) else {
         return Vec::new();
     };
     let inside = fs::read_dir(&path).map(|entries| entries.filter_map(|entry| Some(entry.ok()?.path())).collect());

@@ -175,6 +175,23 @@ pub(crate) fn glance(home: &Path, model: &Path, public: Option<&Path>) -> anyhow
     Ok(Some(lines.len()))
 }
 
+/// The files of a model that were changed after its manifest was made; none where there is no manifest.
+///
+/// # Errors
+/// A file cannot be looked at.
+pub(crate) fn outlived(model: &Path) -> anyhow::Result<Vec<String>> {
+    let place = Place::of(model)?;
+    let Ok(made) = fs::metadata(&place.manifest).and_then(|facts| facts.modified()) else { return Ok(Vec::new()) };
+    let mut later = Vec::new();
+    for name in place.names()? {
+        let path = place.folder.join(&name);
+        if fs::metadata(&path).and_then(|facts| facts.modified()).with_context(|| path.display().to_string())? > made {
+            later.push(name);
+        }
+    }
+    Ok(later)
+}
+
 /// The SHA-256 of one file, in lower-case hexadecimal.
 ///
 /// # Errors
