@@ -10,6 +10,8 @@ mod doctor;
 mod doubles;
 mod drain;
 mod exit;
+#[cfg(target_os = "linux")] // It damages an installation below systemd's double.
+mod faults;
 mod health;
 mod incident;
 #[cfg(target_os = "linux")] // What it looks at is below /proc.
