@@ -129,12 +129,14 @@ fn systemctl_starts_stops_and_lets_a_timer_start() {
     assert_eq!(call(&["enable", "--now", "x.service"]).0, 0);
     let first = eventually("a process", || double.pid("x.service"));
     assert!(show("x.service").contains(&format!("MainPID={first}\n")));
+    assert!(show("x.service").contains("ActiveState=active\n"));
     assert_eq!(call(&["restart", "--no-block", "x.service"]).0, 0);
     let second = eventually("another", || double.pid("x.service").filter(|pid| *pid != first));
     crate::support::site::signal("KILL", second);
     eventually("a third", || double.pid("x.service").filter(|pid| *pid != second));
     assert_eq!(call(&["disable", "--now", "x.service"]).0, 0);
     assert_eq!(double.pid("x.service"), None, "it waited for the end");
+    assert!(show("x.service").contains("ActiveState=inactive\n"), "its file is there, and nobody starts it");
 
     let log = double.root().join("log");
     unit("y.service", &format!("[Service]\nType=oneshot\nExecStart=:/bin/sh -c \"echo tick >> {}\"\n", log.display()));

@@ -299,6 +299,30 @@ fn p10_a_stopped_process_is_not_stalled_when_it_goes_on_and_asks_itself_soon() {
     tell_trials("P10", 2, 2);
 }
 
+/// By the limits that a server has when nothing is said, of which the last is sixty seconds.
+#[test]
+fn p10_a_process_that_was_stopped_for_seventy_seconds_goes_on() {
+    const STOPPED: Duration = Duration::from_secs(70);
+    let running = Server::new(&tiny()).with(["--fault", "slow=20@1"]).ready();
+    let mut stream = running.connect();
+    stream.send_chat(&chat("Count.", 100_000, true)).expect("the server reads");
+    assert_eq!(stream.head().expect("the stream begins").0, 200);
+    running.signal("STOP");
+    let stopped = Instant::now();
+    while let Some(left) = STOPPED.checked_sub(stopped.elapsed()) {
+        std::thread::park_timeout(left);
+    }
+    running.signal("CONT");
+    // More than the kernel may have kept for us: what is read was written after the pause.
+    for _ in 0..200 {
+        stream.chunk().expect("a stream").expect("it goes on");
+    }
+    assert_eq!(health(&running)["phase"], "ready");
+    let stderr = running.stderr();
+    assert!(stderr.contains("stall clocks restart") && !stderr.contains("no progress"), "{stderr}");
+    tell_trials("P10", 1, 1);
+}
+
 #[test]
 fn health_and_metrics_tell_the_memory_the_last_self_probe_and_the_executable() {
     let running =

@@ -215,34 +215,56 @@ fn p9_a_hung_server_that_nobody_supervises_is_not_killed() {
     assert_eq!(site.models(), Some(503), "process {} is there", orphan.pid());
 }
 
+/// So much shorter than they are: minutes are half seconds.
+const HURRY: u32 = 120;
+/// A token that takes ten milliseconds, and as many of them as an answer of two minutes has.
+const ANSWER_TOKENS: u32 = 2 * 60 * 1_000 / HURRY / 10;
+
 #[test]
-fn p9_thirty_ticks_of_saturation_restart_nothing() {
+fn p9_thirty_minutes_of_saturation_with_answers_of_two_minutes_restart_nothing() {
+    let minute = Duration::from_secs(60) / HURRY;
     let site = Site::new(Kind::Launchd, SCALE);
-    site.configure("rows = 1\nqueue_jobs = 2\nfault = [\"slow=10@1\"]\n");
+    // Who waits for longer than half a minute is refused too.
+    site.configure("rows = 1\nqueue_jobs = 2\nqueue_wait_seconds = 0.25\nfault = [\"slow=10@1\"]\n");
     let pid = site.load();
     let over = AtomicBool::new(false);
-    // How often a client was told that the queue is full, until it is over.
+    // How many answers a client got, and how often it was refused, until it is over.
     let client = || {
-        let mut refused = 0;
+        let (mut answers, mut refusals) = (0, 0);
         while !over.load(Ordering::Acquire) {
-            let answer = Connection::to(site.plain).post_chat(&chat("Count.", 20, false)).expect("an answer");
-            assert!(matches!(answer.status, 200 | 429), "{answer:?}");
-            if answer.status == 429 {
-                refused += 1;
-                std::thread::park_timeout(Duration::from_millis(5));
+            let since = Instant::now();
+            let answer =
+                Connection::to(site.plain).post_chat(&chat("Count.", ANSWER_TOKENS, false)).expect("an answer");
+            match answer.status {
+                200 => {
+                    assert!(since.elapsed() >= minute * 2, "an answer after {:?}", since.elapsed());
+                    answers += 1;
+                }
+                429 | 503 => {
+                    refusals += 1;
+                    std::thread::park_timeout(Duration::from_millis(5));
+                }
+                _ => panic!("{answer:?}"),
             }
         }
-        refused
+        (answers, refusals)
     };
-    let refused = std::thread::scope(|scope| {
+    let begun = Instant::now();
+    let (answers, refusals) = std::thread::scope(|scope| {
         let clients: Vec<_> = (0..6).map(|_| scope.spawn(client)).collect();
-        for _ in 0..30 {
+        for tick in 1..=30 {
+            while let Some(left) = (begun + minute * tick).checked_duration_since(Instant::now()) {
+                std::thread::park_timeout(left);
+            }
             assert_eq!(site.guardian(), ticked(0, "guardian_ok"));
         }
         over.store(true, Ordering::Release);
-        clients.into_iter().map(|client| client.join().expect("a client")).sum::<usize>()
+        let done = clients.into_iter().map(|client| client.join().expect("a client"));
+        done.fold((0, 0), |(answers, refusals), (more, refused)| (answers + more, refusals + refused))
     });
-    assert!(refused > 0, "it was full");
+    let minutes = begun.elapsed().as_secs_f64() / minute.as_secs_f64();
+    println!("{minutes:.0} minutes, {answers} answers of two minutes each, {refusals} refusals, 0 restarts");
+    assert!(answers > 0 && refusals > 0, "it was full");
     assert_eq!((site.pid(), site.runs()), (Some(pid), 1), "0 restarts");
 }
 

@@ -11,6 +11,8 @@ mod doubles;
 mod drain;
 mod exit;
 mod fallback;
+#[cfg(target_os = "linux")] // It damages an installation below systemd's double.
+mod faults;
 mod health;
 mod incident;
 #[cfg(target_os = "linux")] // What it looks at is below /proc.

@@ -16,6 +16,8 @@ the server's place in each of these cases, and is what is looked at from then on
 
 It tells whoever <home>/watch.toml names (`canary --help` shows that file), and after a healthy tick fetches
 [heartbeat] url = \"https://...\", by which another machine knows that this one still watches.
+A process that ended unasked is told (server_died) although another one serves by now, and so is a stranger who answers on
+a port of the server (port_squatted).
 
 Examples:
   sanctum-mlx guardian --listener http://127.0.0.1:1337 --listener https://127.0.0.1:1338

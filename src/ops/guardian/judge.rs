@@ -34,6 +34,10 @@ pub(super) struct Past {
     /// Since when it loads, or drains, without a break.
     waiting_since: Option<u64>,
     restarts: Vec<u64>,
+    /// The begin (Unix milliseconds) of the newest process of whose end nothing is left to tell.
+    pub(super) settled: Option<u64>,
+    /// The supervised server that was last seen to serve.
+    pub(super) instance: Option<String>,
 }
 
 /// What a tick comes to.

@@ -2,6 +2,7 @@
 //! heals, and the one that can do harm: busy is not hung, a server that would not boot is not killed, and after three
 //! restarts within an hour a human is called instead of a fourth.
 
+mod ends;
 mod judge;
 mod standby;
 
@@ -10,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 
+use self::ends::Starts;
 use self::judge::{Answer, Past, Verdict};
 use crate::client::wire::ErrorEnvelope;
 use crate::client::{Client, ClientError};
@@ -31,10 +33,12 @@ const OK: Kind = Kind::info("guardian_ok");
 const WAITING: Kind = Kind::info("guardian_waiting");
 /// The listeners are silent, and the engine works.
 const BUSY: Kind = Kind::warn("guardian_busy");
-/// A listener failed, not often enough for anything to be done.
-const FAILED: Kind = Kind::warn("guardian_failed");
+/// A listener failed, not often enough for anything to be done: a line that nobody can miss, and nobody is called.
+const FAILED: Kind = Kind::error("guardian_failed");
 /// Another process answers on our port.
 const SQUATTED: Kind = Kind::error("port_squatted").alerting(60);
+/// A process of the server ended and another one serves: nothing else shows it.
+const DIED: Kind = Kind::error("server_died").alerting(10);
 /// The server put itself into its brake.
 const CRASH_LOOP: Kind = Kind::error("crash_loop").alerting(60);
 /// It was started again.
@@ -187,13 +191,15 @@ impl Guard<'_> {
         let mut past: Past = state.read();
         let mut events = Vec::new();
         let inside = self.inside();
-        let squatted = inside.as_ref().and_then(|inside| squatter(&looks, inside));
+        let squatted = self.squatter(&looks, inside.as_ref(), past.instance.as_deref());
         let silent = looks.iter().all(|look| look.silent || !matches!(look.answer, Answer::Failed(_)));
         let mut answers: Vec<Answer> = looks.into_iter().map(|look| look.answer).collect();
         if let Some(why) = squatted {
             events.push(SQUATTED.with(why.clone()));
             answers.push(Answer::Failed(why));
         }
+        past.instance = inside.as_ref().map(|inside| inside.instance.clone()).or(past.instance);
+        events.extend(self.died(&answers, &mut past));
         let verdict = past.judge(&answers, now, self.drain_seconds + DRAIN_GRACE_SECONDS);
         let (health, event) = match verdict {
             Verdict::Healthy => (Health::Healthy, OK.with(format!("{} listeners serve", answers.len()))),
@@ -253,26 +259,47 @@ impl Guard<'_> {
         let serving = Serving::of(self.home)?;
         // A file of a process that the supervisor did not start says nothing about the one that it did.
         let supervised = self.supervisor.look(self.service).ok().flatten();
-        if supervised.is_some_and(|service| service.pid.is_some_and(|pid| pid != serving.pid)) {
+        if supervised.is_some_and(|service| service.pid != Some(serving.pid)) {
             return None;
         }
         let client = Client::new(&format!("http://{}", serving.admin), None, self.limit).ok()?;
         client.get("/health").ok()?.json().ok()
+    }
+
+    /// A listener that answers and is not the supervised server. While that has no process, only the one that was there
+    /// before may have answered, which ended just now.
+    fn squatter(&self, looks: &[Look], inside: Option<&Inside>, before: Option<&str>) -> Option<String> {
+        let (instance, instead) = match inside {
+            Some(inside) => (Some(inside.instance.as_str()), inside.instance.clone()),
+            None if self.is_absent() => (before, format!("{}, which has no process", self.service)),
+            None => return None,
+        };
+        let same = |look: &Look| instance.is_some() && look.instance.as_deref() == instance;
+        let look = looks.iter().find(|look| matches!(look.answer, Answer::Served) && !same(look))?;
+        let answers = look.instance.as_deref().unwrap_or("a server that is not ours");
+        Some(format!("{} is answered by {answers}, not by {instead}", look.url))
+    }
+
+    /// The supervisor has loaded the server and has no process of it.
+    fn is_absent(&self) -> bool {
+        self.supervisor.look(self.service).is_ok_and(|service| service.is_some_and(|service| service.pid.is_none()))
+    }
+
+    /// That a process ended whose end no listener shows. What befell one that failed to answer is told by that.
+    fn died(&self, answers: &[Answer], past: &mut Past) -> Option<Event> {
+        let starts = Starts::of(self.home);
+        let why = starts.untold(past.settled);
+        let failing = answers.iter().any(|answer| matches!(answer, Answer::Failed(_)));
+        past.settled = if failing { starts.newest() } else { starts.newest_ended().or(Some(0)) };
+        // The brake tells its reason itself.
+        let braked = answers.iter().any(|answer| matches!(answer, Answer::CrashLoop(_)));
+        why.filter(|_| !braked).map(|why| DIED.with(why))
     }
 }
 
 fn told(supervisor: &str, service: &Service) -> String {
     let pid = service.pid.map_or_else(|| "no process".to_owned(), |pid| format!("process {pid}"));
     format!("{supervisor} was told to replace {pid}")
-}
-
-/// A listener that answers and is not the supervised server.
-fn squatter(looks: &[Look], inside: &Inside) -> Option<String> {
-    let other =
-        |look: &&Look| matches!(look.answer, Answer::Served) && look.instance.as_ref() != Some(&inside.instance);
-    let look = looks.iter().find(other)?;
-    let answers = look.instance.as_deref().unwrap_or("a server that is not ours");
-    Some(format!("{} is answered by {answers}, not by {}", look.url, inside.instance))
 }
 
 /// The engine and the runtime move; then silence is work.

@@ -220,6 +220,14 @@ fn a_port_that_another_process_answers_on_is_told_and_counts_as_failed() {
     assert_eq!(site.ticks(1, || served(Some("a")))[0], (0, vec!["guardian_ok"]));
     assert_eq!(site.ticks(1, || served(Some("b")))[0], (1, vec!["port_squatted", "guardian_failed"]));
     assert_eq!(site.ticks(1, || served(None))[0], (1, vec!["port_squatted", "guardian_failed"]));
+    // Its process ended: who answers now is somebody else, unless it did so just before.
+    let mut ended = Site::new();
+    ended.inside(WORKING);
+    assert_eq!(ended.ticks(1, || served(Some("a")))[0], (0, vec!["guardian_ok"]));
+    ended.supervisor.service.as_mut().unwrap().pid = None;
+    assert_eq!(ended.ticks(1, || served(Some("a")))[0], (0, vec!["guardian_ok"]));
+    assert_eq!(ended.ticks(1, || served(Some("b")))[0], (1, vec!["port_squatted", "guardian_failed"]));
+    assert_eq!(ended.ticks(1, || served(None))[0], (1, vec!["port_squatted", "guardian_failed"]));
 }
 
 #[test]

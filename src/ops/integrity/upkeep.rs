@@ -2,6 +2,7 @@
 //! others may read, a disk that fills up.
 
 use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -79,7 +80,10 @@ pub(super) fn disk(home: &Path, bytes_min: u64) -> Vec<String> {
     let probe = logs.join(format!(".writable.{}", std::process::id()));
     let written = fs::create_dir_all(&logs)
         .and_then(|()| OpenOptions::new().write(true).create_new(true).mode(0o600).open(&probe))
-        .and_then(|_| fs::remove_file(&probe));
+        // A name alone fits onto a disk that is full.
+        .and_then(|mut file| file.write_all(b"a line of a log\n"));
+    // Without its line it lies there too; one that could not be made is not there.
+    let _ = fs::remove_file(&probe);
     if let Err(error) = written {
         wrong.push(format!("{} cannot be written to: {error}", logs.display()));
     }

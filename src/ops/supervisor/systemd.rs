@@ -10,7 +10,8 @@ use crate::ops::supervisor::{CALL_LIMIT, SERVER_UNIT, STOP_LIMIT, Service, Super
 use crate::platform::child;
 
 /// What is asked of a unit.
-const PROPERTIES: &str = "LoadState,MainPID,ExecStart,FragmentPath,ExecMainStatus,ExecMainExitTimestampMonotonic";
+const PROPERTIES: &str =
+    "LoadState,ActiveState,MainPID,ExecStart,FragmentPath,ExecMainStatus,ExecMainExitTimestampMonotonic";
 
 /// The manager of the user that we are.
 #[derive(Debug)]
@@ -26,8 +27,7 @@ impl Supervisor for Systemd {
     }
 
     fn look(&self, service: &str) -> anyhow::Result<Option<Service>> {
-        let text = systemctl(&["show", "--property", PROPERTIES, service], CALL_LIMIT)?;
-        read(&text).with_context(|| format!("systemctl --user show {service}"))
+        read(&show(service)?).with_context(|| format!("systemctl --user show {service}"))
     }
 
     fn restart(&self, service: &str) -> anyhow::Result<()> {
@@ -48,11 +48,16 @@ impl Supervisor for Systemd {
     }
 
     fn unload(&self, service: &str) -> anyhow::Result<()> {
-        if self.look(service)?.is_none() {
+        // One that was stopped by hand is still started at login.
+        if value(&show(service)?, "LoadState") == Some("not-found") {
             return Ok(());
         }
         systemctl(&["disable", "--now", service], STOP_LIMIT).map(drop)
     }
+}
+
+fn show(service: &str) -> anyhow::Result<String> {
+    systemctl(&["show", "--property", PROPERTIES, service], CALL_LIMIT)
 }
 
 fn systemctl(words: &[&str], limit: Duration) -> anyhow::Result<String> {
@@ -63,13 +68,20 @@ fn systemctl(words: &[&str], limit: Duration) -> anyhow::Result<String> {
     Ok(ended.stdout)
 }
 
-/// Reads what `show` says of one unit.
+/// A property in what `show` says.
+fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// Reads what `show` says of one unit. For systemd a unit is loaded as soon as its file was read; for us it is when someone
+/// starts it again: one that was stopped, or that systemd gave up on, nobody starts.
 fn read(text: &str) -> anyhow::Result<Option<Service>> {
-    let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-    match value("LoadState") {
-        Some("not-found") => return Ok(None),
-        Some(_) => {}
-        None => bail!("it says no LoadState"),
+    let value = |name: &str| value(text, name);
+    match (value("LoadState"), value("ActiveState")) {
+        (Some("not-found"), _) | (Some(_), Some("inactive" | "failed")) => return Ok(None),
+        (Some(_), Some(_)) => {}
+        (None, _) => bail!("it says no LoadState"),
+        (_, None) => bail!("it says no ActiveState"),
     }
     let number = |name: &str| -> anyhow::Result<u64> {
         let text = value(name).unwrap_or("0");
@@ -99,19 +111,24 @@ mod tests {
 
     #[test]
     fn a_running_unit_one_that_ended_and_one_that_is_not_there_are_told_apart() {
-        let running = "LoadState=loaded\nMainPID=4711\nExecMainStatus=0\nExecMainExitTimestampMonotonic=0\nFragmentPath=/home/u/.config/systemd/user/sanctum-mlx.service\n\
+        let running = "LoadState=loaded\nActiveState=active\nMainPID=4711\nExecMainStatus=0\nExecMainExitTimestampMonotonic=0\nFragmentPath=/home/u/.config/systemd/user/sanctum-mlx.service\n\
             ExecStart={ path=/home/u v/current/bin/sanctum-mlx ; argv[]=/home/u v/current/bin/sanctum-mlx serve ; ignore_errors=no ; pid=4711 ; status=0/0 }\n";
         let service = read(running).unwrap().unwrap();
         assert_eq!((service.pid, service.last_exit), (Some(4711), None));
         assert_eq!(service.program, Some("/home/u v/current/bin/sanctum-mlx".into()));
         assert_eq!(service.definition, Some("/home/u/.config/systemd/user/sanctum-mlx.service".into()));
 
-        let ended = "LoadState=loaded\nMainPID=0\nExecMainStatus=75\nExecMainExitTimestampMonotonic=99\nFragmentPath=\nExecStart=\n";
+        let ended = "LoadState=loaded\nActiveState=activating\nMainPID=0\nExecMainStatus=75\nExecMainExitTimestampMonotonic=99\nFragmentPath=\nExecStart=\n";
         let service = read(ended).unwrap().unwrap();
         assert_eq!(service, Service { last_exit: Some(75), ..Service::default() });
 
-        assert_eq!(read("LoadState=not-found\nMainPID=0\n").unwrap(), None);
-        read("").unwrap_err();
-        read("LoadState=loaded\nMainPID=x\n").unwrap_err();
+        assert_eq!(read("LoadState=not-found\nActiveState=inactive\nMainPID=0\n").unwrap(), None);
+        for state in ["inactive", "failed"] {
+            let nobody_starts_it = read(&format!("LoadState=loaded\nActiveState={state}\nMainPID=0\n")).unwrap();
+            assert_eq!(nobody_starts_it, None, "{state}");
+        }
+        for wrong in ["", "LoadState=loaded\n", "LoadState=loaded\nActiveState=active\nMainPID=x\n"] {
+            read(wrong).unwrap_err();
+        }
     }
 }

@@ -66,6 +66,17 @@ impl Job {
         self.child.as_ref().map(Child::id)
     }
 
+    /// What systemd calls its state.
+    pub fn state(&self) -> &'static str {
+        match (self.child.is_some(), self.stopped) {
+            (true, true) => "deactivating",
+            (true, false) => "active",
+            (false, false) if self.definition.starts.is_some() => "active",
+            (false, false) if self.due.is_some() => "activating",
+            (false, _) => "inactive",
+        }
+    }
+
     /// Starts it at once, unless it runs.
     pub fn start(&mut self) {
         (self.stopped, self.due) = (false, Some(Instant::now()));

@@ -82,7 +82,7 @@ pub fn start(loaded: &mut Loaded, unit: &str) {
 
 fn show(loaded: &mut Loaded, unit: &str) -> String {
     if !load(loaded, unit) {
-        return "LoadState=not-found\nMainPID=0\nExecMainStatus=0\nExecMainExitTimestampMonotonic=0\n".to_owned();
+        return "LoadState=not-found\nActiveState=inactive\nMainPID=0\nExecMainStatus=0\nExecMainExitTimestampMonotonic=0\n".to_owned();
     }
     let job = &loaded.jobs[unit];
     let words = &job.definition.words;
@@ -90,7 +90,8 @@ fn show(loaded: &mut Loaded, unit: &str) -> String {
         format!("{{ path={program} ; argv[]={} ; ignore_errors=no ; pid=0 ; status=0/0 }}", words.join(" "))
     });
     format!(
-        "LoadState=loaded\nMainPID={}\nExecMainStatus={}\nExecMainExitTimestampMonotonic={}\nFragmentPath={}\nExecStart={started}\n",
+        "LoadState=loaded\nActiveState={}\nMainPID={}\nExecMainStatus={}\nExecMainExitTimestampMonotonic={}\nFragmentPath={}\nExecStart={started}\n",
+        job.state(),
         job.pid().unwrap_or(0),
         job.last_end.map_or(0, i32::abs),
         u8::from(job.last_end.is_some()),
