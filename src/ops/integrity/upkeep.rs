@@ -7,13 +7,17 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::ops::certs::{self, Paths};
+use crate::ops::certs::{self, FIRST_CLIENT, Paths};
 use crate::ops::integrity::Facts;
 use crate::platform::host;
 
 /// Whatever ends within this is told.
 const DAYS: i64 = 14;
 const DAY_SECONDS: i64 = 24 * 60 * 60;
+/// What is done about what the server shows and trusts.
+const RENEWED: &str = "the next start of the server renews its own";
+/// What is done about what the watchers show: when it has ended, a server that is well looks dead to them.
+const ISSUED: &str = "`certs revoke` and `certs issue` make another";
 
 /// The model's files are there, each as large as when it was installed. No weight is read.
 pub(super) fn model(facts: &Facts) -> Vec<String> {
@@ -41,9 +45,17 @@ pub(super) fn certificates(home: &Path) -> Vec<String> {
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().cast_signed());
     let mut wrong = match certs::ends(&paths) {
-        Ok(ends) => ends.iter().filter_map(|(name, end)| ending(name, *end, now)).collect(),
+        Ok(ends) => ends.iter().filter_map(|(name, end)| ending(name, *end, now, RENEWED)).collect(),
         Err(error) => vec![format!("{error:#}")],
     };
+    let own = paths.client_certificate(FIRST_CLIENT);
+    // That there is none is told by whoever needs it.
+    if let Ok(pem) = fs::read_to_string(&own) {
+        match certs::facts(&pem) {
+            Ok(facts) => wrong.extend(ending(FIRST_CLIENT, facts.not_after, now, ISSUED)),
+            Err(error) => wrong.push(format!("{}: {error:#}", own.display())),
+        }
+    }
     for key in keys(folder).into_iter().chain(keys(&home.join("keys"))) {
         let Ok(found) = fs::metadata(&key) else { continue };
         let mode = found.permissions().mode() & 0o777;
@@ -54,13 +66,13 @@ pub(super) fn certificates(home: &Path) -> Vec<String> {
     wrong
 }
 
-fn ending(name: &str, end: i64, now: i64) -> Option<String> {
+fn ending(name: &str, end: i64, now: i64, remedy: &str) -> Option<String> {
     let left = end - now;
     if left > DAYS * DAY_SECONDS {
         return None;
     }
     let word = if left <= 0 { "has ended".to_owned() } else { format!("ends in {} days", left / DAY_SECONDS) };
-    Some(format!("certificate `{name}` {word}; the next start of the server renews its own"))
+    Some(format!("certificate `{name}` {word}; {remedy}"))
 }
 
 /// Every key below `folder`.
@@ -104,8 +116,9 @@ mod tests {
 
     #[test]
     fn what_ends_within_two_weeks_is_told_with_its_days() {
-        assert_eq!(ending("ca", 15 * DAY_SECONDS, 0), None);
-        assert!(ending("crl", 14 * DAY_SECONDS, 0).is_some_and(|text| text.contains("`crl` ends in 14 days")));
-        assert!(ending("server", 5, 6).is_some_and(|text| text.contains("`server` has ended")));
+        assert_eq!(ending("ca", 15 * DAY_SECONDS, 0, RENEWED), None);
+        let soon = ending("crl", 14 * DAY_SECONDS, 0, RENEWED);
+        assert!(soon.is_some_and(|text| text.contains("`crl` ends in 14 days; the next start")));
+        assert!(ending("server", 5, 6, ISSUED).is_some_and(|text| text.contains("`server` has ended; `certs revoke`")));
     }
 }

@@ -29,7 +29,13 @@ pub fn faults(place: &Place) -> Vec<Row> {
         changed(place),
         library(place),
         gone_unit(place),
-        expired(place),
+        expired(
+            place,
+            "certificate expired",
+            "one that ended in 2021 in the place of the server's",
+            "certs/server.crt",
+        ),
+        expired(place, "watchers' certificate expired", "the same in the place of theirs", "certs/clients/default.crt"),
         readable_key(place),
         truncated(place),
         cannot_grow(place),
@@ -109,10 +115,9 @@ fn gone_unit(place: &Place) -> Row {
     fault.tell(|| place.tick(INTEGRITY), || aside(&unit), |aside| fs::rename(aside, &unit).expect("ours"))
 }
 
-fn expired(place: &Place) -> Row {
-    let how = "one that ended in 2021 in the place of the server's";
-    let fault = integrity("certificate expired", how, &["integrity_certificates"]);
-    let certificate = place.home().join("certs/server.crt");
+fn expired(place: &Place, name: &'static str, how: &'static str, file: &str) -> Row {
+    let fault = integrity(name, how, &["integrity_certificates"]);
+    let certificate = place.home().join(file);
     let inject = || {
         let mut params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
         (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
