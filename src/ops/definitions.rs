@@ -37,7 +37,7 @@ pub(crate) struct Place {
     pub(crate) home: PathBuf,
     /// The server's own.
     pub(crate) drain_seconds: u64,
-    /// Each URL at which the guardian looks; none is its default.
+    /// Each URL at which the guardian looks, and of which others ask the one that users have; none is their default.
     pub(crate) listeners: Vec<String>,
 }
 
@@ -117,7 +117,8 @@ pub(crate) fn render(style: Style, place: &Place) -> Vec<Rendered> {
         "watcher" => style.text(&watcher.to_string_lossy()),
         "drain_seconds" => place.drain_seconds.to_string(),
         "exit_seconds" => exit_seconds.to_string(),
-        "listeners" => style.listeners(&place.listeners),
+        "listeners" => style.options("--listener", &place.listeners),
+        "url" => style.options("--url", asked(&place.listeners)),
         _ => unreachable!("no template of ours has {name}"),
     };
     TEMPLATES.iter().map(|template| template.rendered(style, word)).collect()
@@ -154,6 +155,12 @@ pub(crate) fn fallback(style: Style, fallback: Fallback<'_>) -> Rendered {
         "port" => fallback.port.to_string(),
         _ => unreachable!("no template of ours has {name}"),
     })
+}
+
+/// The listener that is asked questions: that of mutual TLS, where there is one.
+fn asked(listeners: &[String]) -> &[String] {
+    let encrypted = listeners.iter().find(|url| url.starts_with("https://"));
+    encrypted.or(listeners.first()).map(std::slice::from_ref).unwrap_or_default()
 }
 
 impl Template {
@@ -193,11 +200,11 @@ impl Style {
         text.chars().map(written).collect()
     }
 
-    /// The guardian's arguments for these listeners.
-    fn listeners(self, urls: &[String]) -> String {
+    /// Arguments that name each of these URLs.
+    fn options(self, name: &str, urls: &[String]) -> String {
         let of = |url: &String| match self {
-            Self::Launchd => format!("<string>--listener</string>\n\t\t<string>{}</string>", self.text(url)),
-            Self::Systemd => format!("--listener \"{}\"", self.text(url)),
+            Self::Launchd => format!("<string>{name}</string>\n\t\t<string>{}</string>", self.text(url)),
+            Self::Systemd => format!("{name} \"{}\"", self.text(url)),
         };
         let between = if self == Self::Launchd { "\n\t\t" } else { " " };
         urls.iter().map(of).collect::<Vec<_>>().join(between)

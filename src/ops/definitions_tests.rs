@@ -89,10 +89,10 @@ fn the_server_comes_first_and_each_runs_what_it_is_named_for() {
     let expected = [
         "serve --home /a b/h --log-file /a b/h/logs/serve.log",
         "guardian --home /a b/h --drain-seconds 25 --listener http://x:1 --listener https://x:2",
-        "canary --home /a b/h",
+        "canary --home /a b/h --url https://x:2",
         "probe integrity --every-seconds 300 --home /a b/h",
         "drift --home /a b/h",
-        "parity-smoke --home /a b/h",
+        "parity-smoke --home /a b/h --url https://x:2",
     ];
     for (words, expected) in all_arguments(&place).iter().zip(expected) {
         let link = if expected.starts_with("serve") { "current" } else { "watchers" };
@@ -104,6 +104,9 @@ fn the_server_comes_first_and_each_runs_what_it_is_named_for() {
     assert_eq!(names(Style::Systemd)[..2], ["sanctum-mlx.service", "sanctum-mlx-guardian.timer"]);
     let none = Place { listeners: Vec::new(), ..place };
     assert_eq!(all_arguments(&none)[1].last().unwrap(), "25");
+    assert_eq!(all_arguments(&none)[2].last().unwrap(), "/a b/h");
+    let plain = Place { listeners: vec!["http://x:1".to_owned()], ..none };
+    assert_eq!(all_arguments(&plain)[2].last().unwrap(), "http://x:1");
 }
 
 #[test]
