@@ -217,6 +217,9 @@ pub struct TokenLogprob {
     pub token: Likely,
     /// The likeliest tokens in its place, the likeliest first.
     pub top_logprobs: Vec<Likely>,
+    /// Characters of the answer's text before it; not told here.
+    #[serde(skip)]
+    pub offset: usize,
 }
 
 /// A token and its natural log probability, before the temperature.

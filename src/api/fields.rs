@@ -92,6 +92,22 @@ impl Fields {
         }
     }
 
+    /// Adds to `ignored` the names that nobody took.
+    ///
+    /// # Errors
+    /// Something had no effect, and the server is strict.
+    pub(crate) fn close(self, mut ignored: Vec<String>, strict: bool) -> Result<Vec<String>, Invalid> {
+        ignored.extend(self.rest());
+        match ignored.first() {
+            Some(name) if strict => {
+                let shown: String = name.chars().take(64).collect();
+                let message = format!("{shown:?} has no effect here, and this server was started with --strict");
+                Err(Invalid::unsupported(&shown, message))
+            }
+            Some(_) | None => Ok(ignored),
+        }
+    }
+
     /// The names that nobody took, in the client's order.
     pub(crate) fn rest(self) -> Vec<String> {
         let inside = self.inside;
@@ -108,4 +124,9 @@ pub(crate) fn whole(value: &Value) -> Option<i64> {
         let number = value.as_f64()?;
         (number.fract() == 0.0 && number.abs() <= EXACT_MAX).then_some(number as i64)
     })
+}
+
+/// A number that its range has already bounded to 32 bits.
+pub(crate) fn small(number: i64) -> u32 {
+    u32::try_from(number).expect("the range given to `whole` lies within u32")
 }

@@ -15,7 +15,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("web_search_options", "this server does not search; offer a tool"),
     ("bad_words", "use `logit_bias` with token ids"),
     ("cache_salt", "prompt caches are already separate for each client"),
-    ("prompt_embeds", "send `messages`"),
+    ("prompt_embeds", "send text or token ids"),
 ];
 
 /// Refuses every field that would change the answer in a way we do not serve; takes the neutral values of those that
@@ -35,7 +35,7 @@ pub(crate) fn refuse(fields: &mut Fields, names: &[String]) -> Result<(), Invali
 }
 
 /// Takes the field if it holds its neutral value, refuses any other.
-fn neutral(fields: &mut Fields, name: &str, value: &Value, instead: &str) -> Result<(), Invalid> {
+pub(crate) fn neutral(fields: &mut Fields, name: &str, value: &Value, instead: &str) -> Result<(), Invalid> {
     match fields.take(name) {
         Some(given) if given != *value => {
             Err(Invalid::unsupported(name, format!("`{name}` other than {value} is not supported: {instead}")))

@@ -1,161 +1,144 @@
-//! `POST /v1/chat/completions`: from a request to a whole answer or a stream. Until the first event or the first ping a
-//! refusal is a status; afterwards it is one error event. The generation is owned by whoever writes the answer, so a
-//! client that leaves takes it along.
+//! `POST /v1/chat/completions`: how chat spells answers, whole and streamed. What a chunk may hold, and in which order,
+//! is decided here; when there is something to say is `generation`'s.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+mod prepare;
 
-use hyper::header::{CACHE_CONTROL, HeaderMap, HeaderValue};
-use hyper::http::request::Parts;
-use hyper::{Response, StatusCode};
-use tokio::sync::mpsc;
-use uuid::Uuid;
+use bytes::BytesMut;
 
-use crate::api::answer::{ChatCompletion, Completion, FinishReason, Head, Timings};
-use crate::api::chat::Delivery;
-use crate::api::error::Invalid;
-use crate::api::ignored;
-use crate::http::collect::Collected;
-use crate::http::connection::Peer;
+use crate::api::answer::{
+    CallDelta, ChatChunk, ChatCompletion, Choice, ChunkChoice, Delta, FinishReason, FunctionDelta, Head, Logprobs,
+    Message, Reasoning, Timings, Usage,
+};
+use crate::api::chat::ChatRequest;
+use crate::api::options::Delivery;
+use crate::http::chat::prepare::{Calling, prepare};
+use crate::http::collect::{Collected, call_id};
 use crate::http::error::Problem;
-use crate::http::generation::{Generation, Step};
-use crate::http::prepare::{Prepared, prepare};
-use crate::http::reply::{self, Body};
-use crate::http::sse::{Opening, PARTS_WAITING_MAX, Stream};
-use crate::http::{ModelCard, State, body, health};
+use crate::http::generate::{Answered, Dialect, answer_head};
+use crate::http::generation::Ending;
+use crate::http::prepare::{Loaded, Prepared};
+use crate::http::reading::Said;
+use crate::http::sse::{done_into, event_into};
+use crate::text::answer::{CallPiece, Piece};
 
-/// Answers a chat request.
-pub(crate) async fn complete(
-    state: &Arc<State>,
-    peer: &Peer,
-    head: &Parts,
-    body: axum::body::Body,
-    arrived: Instant,
-) -> Result<Response<Body>, Problem> {
-    health::check_answering(state)?;
-    let header_timeout = header_timeout(&head.headers)?;
-    let limits = &state.settings.limits;
-    let bytes = body::read(body, limits.body_bytes, state.settings.times.body).await?;
-    // No template is rendered for a job that could not be queued anyway.
-    if state.engine.queue_depth() >= limits.queue_jobs {
-        return Err(Problem::QueueFull { retry_after_seconds: state.engine.retry_after_seconds() });
+/// Writes the answers to one chat request.
+#[derive(Debug)]
+pub(crate) struct Chat {
+    head: Head,
+    /// Answers asked for.
+    n: usize,
+    /// What is said goes out with its tokens' log probabilities.
+    logprobs: bool,
+    /// A last chunk carries the token counts.
+    include_usage: bool,
+    /// Tools were offered to a model whose way of calling them is not known.
+    calls_are_content: bool,
+}
+
+impl Dialect for Chat {
+    fn prepare(body: &[u8], loaded: &Loaded<'_>) -> Result<(Prepared, Self), Problem> {
+        let request = ChatRequest::parse(body, &loaded.bounds())?;
+        let (prepared, calling) = prepare(request, loaded)?;
+        let (object, include_usage) = match prepared.delivery {
+            Delivery::Whole => ("chat.completion", false),
+            Delivery::Stream { include_usage } => ("chat.completion.chunk", include_usage),
+        };
+        let chat = Self {
+            head: answer_head("chatcmpl", object, &loaded.served.card),
+            n: prepared.n as usize,
+            logprobs: prepared.logprobs,
+            include_usage,
+            calls_are_content: matches!(calling, Calling::Content),
+        };
+        Ok((prepared, chat))
     }
-    let prepared = blocking(state, bytes).await?;
 
-    let own = state.settings.times.request;
-    let timeout = [prepared.timeout, header_timeout].into_iter().flatten().fold(own, Duration::min);
-    let served = state.served.get().expect("checked above; a model is never unloaded");
-    let generation = Generation::submit(state, served, &prepared, &peer.scope(), (arrived, arrived + timeout))?;
-    let mut response = match prepared.delivery {
-        Delivery::Whole => whole(generation, &prepared, &served.card).await?,
-        Delivery::Stream { include_usage } => {
-            let stream = Stream {
-                generation,
-                head: answer_head("chat.completion.chunk", &served.card),
-                n: prepared.n,
-                logprobs: prepared.logprobs,
-                include_usage,
-                ping: state.settings.times.ping,
-                write_stall: state.settings.times.write_stall,
-            };
-            streamed(state, stream).await?
+    fn note(&self) -> Option<&'static str> {
+        self.calls_are_content.then_some("this model's tool calls are returned as content")
+    }
+
+    fn whole(&self, answered: &Answered) -> Vec<u8> {
+        let choices = answered.answers.iter().enumerate();
+        let answer = ChatCompletion {
+            head: &self.head,
+            choices: choices.map(|(index, (answer, reason))| self.choice(index, answer, *reason)).collect(),
+            usage: answered.usage,
+            timings: answered.timings,
+        };
+        serde_json::to_vec(&answer).expect("an answer is plain data")
+    }
+
+    /// The role of each answer.
+    fn begin_into(&self, frame: &mut BytesMut) {
+        for index in 0..self.n {
+            let delta = Delta { role: Some("assistant"), content: Some(""), ..Delta::default() };
+            self.chunk_into(frame, &[ChunkChoice { index, delta, logprobs: None, finish_reason: None }], None);
         }
-    };
-    announce(&prepared, response.headers_mut());
-    Ok(response)
+    }
+
+    /// A chunk for each piece; log probabilities go with the last, or alone.
+    fn said_into(&self, frame: &mut BytesMut, index: usize, said: &Said) {
+        let all = self.logprobs.then(|| Logprobs::of(&said.logprobs));
+        let Some((last, earlier)) = said.pieces.split_last() else {
+            let delta = Delta { content: Some(""), ..Delta::default() };
+            return self.chunk_into(frame, &[ChunkChoice { index, delta, logprobs: all, finish_reason: None }], None);
+        };
+        for piece in earlier {
+            self.piece_into(frame, index, piece, None);
+        }
+        self.piece_into(frame, index, last, all);
+    }
+
+    fn ended_into(&self, frame: &mut BytesMut, index: usize, ending: &Ending) {
+        let (delta, finish_reason) = (Delta::default(), Some(ending.reason));
+        self.chunk_into(frame, &[ChunkChoice { index, delta, logprobs: None, finish_reason }], Some(ending.timings));
+    }
+
+    fn done_into(&self, frame: &mut BytesMut, usage: Usage) {
+        if self.include_usage {
+            event_into(frame, &ChatChunk { head: &self.head, choices: &[], usage: Some(Some(usage)), timings: None });
+        }
+        done_into(frame);
+    }
 }
 
-/// Parses, renders and encodes on the blocking pool.
-async fn blocking(state: &Arc<State>, bytes: bytes::Bytes) -> Result<Prepared, Problem> {
-    let shared = Arc::clone(state);
-    let work = tokio::task::spawn_blocking(move || {
-        let served = shared.served.get().expect("checked before the body was read");
-        let capacity = shared.engine.capacity().expect("a model is served only once its capacity is known");
-        prepare(&bytes, served, capacity, &shared.settings)
-    });
-    work.await.unwrap_or_else(|error| {
-        tracing::error!(%error, "preparing a request failed");
-        Err(Problem::Internal)
-    })
-}
+impl Chat {
+    /// An answer on the wire. Its content is null where there is none because the model called tools, or only thought.
+    fn choice<'a>(&self, index: usize, answer: &'a Collected, finish_reason: FinishReason) -> Choice<'a> {
+        let Collected { content, reasoning, calls, logprobs, .. } = answer;
+        let is_something = !content.is_empty() || (calls.is_empty() && reasoning.is_empty());
+        let message = Message {
+            role: "assistant",
+            content: is_something.then_some(content.as_str()),
+            refusal: None,
+            reasoning: Some(reasoning.as_str()).filter(|text| !text.is_empty()).map(Reasoning::of),
+            tool_calls: calls,
+        };
+        Choice { index, message, logprobs: self.logprobs.then(|| Logprobs::of(logprobs)), finish_reason }
+    }
 
-/// One JSON body, once every answer is complete.
-async fn whole(mut generation: Generation, prepared: &Prepared, card: &ModelCard) -> Result<Response<Body>, Problem> {
-    let mut answers: Vec<Collected> = (0..prepared.n).map(|_| Collected::default()).collect();
-    let mut reasons = vec![FinishReason::Stop; prepared.n as usize];
-    let mut completion = Completion::default();
-    let mut last: Option<Timings> = None;
-    loop {
-        match generation.next().await {
-            Step::Said { index, pieces, logprobs } => answers[index].add(pieces, logprobs),
-            Step::Ended { index, ending } => {
-                reasons[index] = ending.reason;
-                completion.add(ending.completion);
-                last = Some(ending.timings);
+    fn piece_into(&self, frame: &mut BytesMut, index: usize, piece: &Piece, logprobs: Option<Logprobs<'_>>) {
+        let id;
+        let delta = match piece {
+            Piece::Content(text) => Delta { content: Some(text), ..Delta::default() },
+            Piece::Reasoning(text) => Delta { reasoning: Some(Reasoning::of(text)), ..Delta::default() },
+            Piece::Call(CallPiece::Begin { index, name }) => {
+                id = call_id();
+                let function = FunctionDelta { name: Some(name), arguments: "" };
+                let call = CallDelta { index: *index, id: Some(&id), kind: Some("function"), function };
+                Delta { tool_calls: Some([call]), ..Delta::default() }
             }
-            Step::Failed(failure) => return Err(failure.into()),
-            Step::Done => break,
-        }
+            Piece::Call(CallPiece::Arguments { index, text }) => {
+                let function = FunctionDelta { name: None, arguments: text };
+                let call = CallDelta { index: *index, id: None, kind: None, function };
+                Delta { tool_calls: Some([call]), ..Delta::default() }
+            }
+        };
+        self.chunk_into(frame, &[ChunkChoice { index, delta, logprobs, finish_reason: None }], None);
     }
-    let choices = answers.iter().zip(reasons).enumerate();
-    let choices = choices.map(|(index, (answer, reason))| answer.choice(index, reason, prepared.logprobs));
-    let answer = ChatCompletion {
-        head: &answer_head("chat.completion", card),
-        choices: choices.collect(),
-        usage: generation.usage(completion),
-        timings: last.expect("every answer ended, and n is at least 1"),
-    };
-    Ok(reply::json(StatusCode::OK, serde_json::to_vec(&answer).expect("an answer is plain data")))
-}
 
-/// A stream, once there is something to say: an error before that is still a status.
-async fn streamed(state: &State, mut stream: Stream) -> Result<Response<Body>, Problem> {
-    let opening = tokio::select! {
-        biased;
-        step = stream.generation.next() => Opening::Step(step),
-        () = tokio::time::sleep(stream.ping) => Opening::Ping,
-    };
-    if let Opening::Step(Step::Failed(failure)) = opening {
-        return Err(failure.into());
-    }
-    let (parts, taken) = mpsc::channel(PARTS_WAITING_MAX);
-    state.streams.spawn(stream.write(opening, parts));
-    let mut response = Response::new(Body::stream(taken));
-    let headers = response.headers_mut();
-    headers.insert("content-type", HeaderValue::from_static("text/event-stream"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    Ok(response)
-}
-
-/// Says in headers what had no effect and what was not understood, so that nothing is silently ignored.
-fn announce(prepared: &Prepared, headers: &mut HeaderMap) {
-    if let Some(names) = ignored::header_value(&prepared.ignored) {
-        let names = HeaderValue::from_str(&names).expect("ignored names are encoded to visible ASCII");
-        headers.insert("x-ignored-params", names);
-    }
-    if prepared.calls_are_content {
-        headers.insert("x-sanctum-note", HeaderValue::from_static("this model's tool calls are returned as content"));
-    }
-}
-
-/// The deadline that a proxy or a client library sets by header, in seconds.
-fn header_timeout(headers: &HeaderMap) -> Result<Option<Duration>, Problem> {
-    const NAME: &str = "x-request-timeout";
-    let Some(value) = headers.get(NAME) else { return Ok(None) };
-    let seconds = value.to_str().ok().and_then(|text| text.trim().parse::<f64>().ok());
-    match seconds.filter(|seconds| (0.001..=86_400.0).contains(seconds)) {
-        Some(seconds) => Ok(Some(Duration::from_secs_f64(seconds))),
-        None => Err(Invalid::value(NAME, format!("`{NAME}` must be a number of seconds from 0.001 to 86400")).into()),
-    }
-}
-
-fn answer_head(object: &'static str, card: &ModelCard) -> Head {
-    Head {
-        id: format!("chatcmpl-{}", Uuid::new_v4().simple()),
-        object,
-        created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()),
-        model: card.id.clone(),
-        system_fingerprint: card.fingerprint.clone(),
+    fn chunk_into(&self, frame: &mut BytesMut, choices: &[ChunkChoice<'_>], timings: Option<Timings>) {
+        let usage = self.include_usage.then_some(None);
+        event_into(frame, &ChatChunk { head: &self.head, choices, usage, timings });
     }
 }

@@ -1,9 +1,9 @@
-//! One answer put together from what it says: the message of a whole answer. It owns when content is null and what a call
-//! is named by.
+//! One answer put together from what it says, for those who send it whole. It owns what a call is named by.
 
 use uuid::Uuid;
 
-use crate::api::answer::{Choice, FinishReason, Function, Logprobs, Message, Reasoning, TokenLogprob, ToolCall};
+use crate::api::answer::{Function, TokenLogprob, ToolCall};
+use crate::http::reading::Said;
 use crate::text::answer::{CallPiece, Piece};
 
 /// Letters and digits of a call's name: Mistral's templates take this many and no others.
@@ -12,17 +12,20 @@ const CALL_ID_LETTERS: usize = 9;
 /// An answer as far as it was said.
 #[derive(Debug, Default)]
 pub(crate) struct Collected {
-    content: String,
-    reasoning: String,
-    calls: Vec<ToolCall>,
-    logprobs: Vec<TokenLogprob>,
+    pub(crate) content: String,
+    pub(crate) reasoning: String,
+    pub(crate) calls: Vec<ToolCall>,
+    pub(crate) logprobs: Vec<TokenLogprob>,
+    /// The ids of its tokens, if they were asked for.
+    pub(crate) tokens: Vec<u32>,
 }
 
 impl Collected {
     /// It says more.
-    pub(crate) fn add(&mut self, pieces: Vec<Piece>, logprobs: Vec<TokenLogprob>) {
-        self.logprobs.extend(logprobs);
-        for piece in pieces {
+    pub(crate) fn add(&mut self, said: Said) {
+        self.logprobs.extend(said.logprobs);
+        self.tokens.extend(said.tokens);
+        for piece in said.pieces {
             match piece {
                 Piece::Content(text) => self.content.push_str(&text),
                 Piece::Reasoning(text) => self.reasoning.push_str(&text),
@@ -36,19 +39,6 @@ impl Collected {
                 }
             }
         }
-    }
-
-    /// The answer on the wire.
-    pub(crate) fn choice(&self, index: usize, finish_reason: FinishReason, with_logprobs: bool) -> Choice<'_> {
-        let is_something = !self.content.is_empty() || (self.calls.is_empty() && self.reasoning.is_empty());
-        let message = Message {
-            role: "assistant",
-            content: is_something.then_some(self.content.as_str()),
-            refusal: None,
-            reasoning: Some(self.reasoning.as_str()).filter(|text| !text.is_empty()).map(Reasoning::of),
-            tool_calls: &self.calls,
-        };
-        Choice { index, message, logprobs: with_logprobs.then(|| Logprobs::of(&self.logprobs)), finish_reason }
     }
 }
 

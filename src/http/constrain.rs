@@ -39,8 +39,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) calls: Option<Calls<'a>>,
     /// How long the model may think.
     pub(crate) budget: Option<ThinkingBudget>,
-    /// How the prompt leaves an answer to begin.
-    pub(crate) opening: Opening,
+    /// How the prompt leaves an answer to begin; `None` when it only goes on with a text, and nothing is thought before.
+    pub(crate) opening: Option<Opening>,
 }
 
 /// Tools that may or must be called.
@@ -131,13 +131,13 @@ impl Constrainer {
 
     /// Whether a budget of thinking would have an effect.
     pub(crate) fn knows_thinking(&self, opening: Opening) -> bool {
-        self.beginning(opening).is_some()
+        self.beginning(Some(opening)).is_some()
     }
 
     /// How an answer begins to think; `None` when it does not.
-    fn beginning(&self, opening: Opening) -> Option<Beginning> {
+    fn beginning(&self, opening: Option<Opening>) -> Option<Beginning> {
         self.text.format().turn()?;
-        match opening {
+        match opening? {
             Opening::Reasoning => Some(Beginning::Thinking),
             // Harmony's answers have their marker in any case.
             Opening::Content if self.text.format().is_harmony() => Some(Beginning::Thinking),
@@ -148,12 +148,11 @@ impl Constrainer {
     fn thinking(
         &self,
         workshop: &Workshop,
-        opening: Opening,
+        opening: Option<Opening>,
         budget: Option<ThinkingBudget>,
     ) -> Result<Option<Thinking>, Problem> {
-        let (Some(beginning), Some(turn)) = (self.beginning(opening), self.text.format().turn()) else {
-            return Ok(None);
-        };
+        let found = (opening, self.beginning(opening), self.text.format().turn());
+        let (Some(opening), Some(beginning), Some(turn)) = found else { return Ok(None) };
         let Some(marker) = &workshop.marker else { return Ok(None) };
         let budget = budget.map(|budget| self.closing(turn, opening, budget.tokens)).transpose()?;
         Ok(Some(Thinking { marker: Arc::clone(marker), beginning, budget }))

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::time::Sleep;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use crate::api::answer::{Completion, FinishReason, Timings, TokenLogprob, Usage};
+use crate::api::answer::{Completion, FinishReason, Timings, Usage};
 use crate::engine::handle::{Events, Handle, Refusal};
 use crate::http::error::Problem;
 use crate::http::prepare::Prepared;
@@ -20,7 +20,6 @@ use crate::http::{Served, State};
 use crate::job::{self, Event, Failure, Finish, Finished, Token};
 use crate::lifecycle::Lifecycle;
 use crate::telemetry::metrics::{FinishLabel, Metrics};
-use crate::text::answer::Piece;
 
 /// The engine refuses a job that waited too long; this much later we do, should the engine not come round to it.
 const QUEUE_GRACE: Duration = Duration::from_millis(100);
@@ -28,8 +27,8 @@ const QUEUE_GRACE: Duration = Duration::from_millis(100);
 /// What happened next.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Step {
-    /// An answer has more to say, or log probabilities of what it said; never neither.
-    Said { index: usize, pieces: Vec<Piece>, logprobs: Vec<TokenLogprob> },
+    /// An answer has more to say, or log probabilities of what it said, or ids; never nothing.
+    Said { index: usize, said: Said },
     /// An answer is complete.
     Ended { index: usize, ending: Ending },
     /// There is no answer; all choices are gone.
@@ -52,9 +51,9 @@ pub(crate) struct Generation {
     choices: Vec<Choice>,
     /// Steps that one event produced and nobody took yet.
     ready: VecDeque<Step>,
-    prompt_tokens: u32,
-    /// Tokens of the prompt that the first answer found computed.
-    cached_tokens: u32,
+    prompts: Vec<PromptTokens>,
+    /// Answers to each prompt.
+    n: usize,
     arrived: Instant,
     /// No choice has left the queue.
     waits: bool,
@@ -70,6 +69,14 @@ pub(crate) struct Generation {
     lifecycle: Arc<Lifecycle>,
     engine: Handle,
     metrics: Arc<Metrics>,
+}
+
+/// Tokens of one prompt.
+#[derive(Debug, Clone, Copy)]
+struct PromptTokens {
+    all: u32,
+    /// Those that its first answer found computed.
+    cached: u32,
 }
 
 /// One answer.
@@ -107,21 +114,23 @@ impl Generation {
         let queue_deadline = (arrived + state.settings.times.queue_wait).min(request_deadline);
         let position = state.engine.queue_depth();
         let mut choices = Vec::new();
-        for index in 0..prepared.n {
+        for index in 0..prepared.answers() {
             // Only the first answer's wait is the client's: the others may wait for their own siblings.
             let deadline = if index == 0 { queue_deadline } else { request_deadline };
             let job = prepared.job(state.engine.next_id(), scope, index, deadline);
             let events = state.engine.submit(job).map_err(|refusal| refused(state, refusal))?;
             choices.push(Choice::new(events, served, prepared));
         }
-        let prompt_tokens = u32::try_from(prepared.prompt.len()).expect("the context is a u32 of tokens");
-        state.metrics.prompt_tokens.inc_by(u64::from(prompt_tokens));
+        let all = |tokens: usize| u32::try_from(tokens).expect("the context is a u32 of tokens");
+        let tokens = prepared.prompts.iter().map(|prompt| prompt.tokens.len());
+        let prompts: Vec<PromptTokens> = tokens.map(|tokens| PromptTokens { all: all(tokens), cached: 0 }).collect();
+        state.metrics.prompt_tokens.inc_by(prompts.iter().map(|prompt| u64::from(prompt.all)).sum());
         let alarm = (queue_deadline + QUEUE_GRACE).min(request_deadline);
         Ok(Self {
             choices,
             ready: VecDeque::new(),
-            prompt_tokens,
-            cached_tokens: 0,
+            prompts,
+            n: prepared.n as usize,
             arrived,
             waits: true,
             silent: true,
@@ -161,7 +170,8 @@ impl Generation {
 
     /// What the request has cost.
     pub(crate) fn usage(&self, completion: Completion) -> Usage {
-        Usage::new(u64::from(self.prompt_tokens), u64::from(self.cached_tokens), completion)
+        let sum = |tokens: fn(&PromptTokens) -> u32| self.prompts.iter().map(|prompt| u64::from(tokens(prompt))).sum::<u64>();
+        Usage::new(sum(|prompt| prompt.all), sum(|prompt| prompt.cached), completion)
     }
 
     /// Jobs before ours, while it waits: those that were there at first, and no more than are there now.
@@ -196,8 +206,8 @@ impl Generation {
             Event::Prefill { cached_tokens } => {
                 self.metrics.prompt_tokens_cached.inc_by(u64::from(cached_tokens));
                 // What the others share with the first is no saving for the client: the prompt was evaluated once.
-                if index == 0 {
-                    self.cached_tokens = cached_tokens;
+                if index.is_multiple_of(self.n) {
+                    self.prompts[index / self.n].cached = cached_tokens;
                 }
             }
             Event::Token(token) => self.take_token(index, &token),
@@ -249,16 +259,16 @@ impl Generation {
 
     /// Passes on what an answer says; whether the answer is over with it.
     fn say(&mut self, index: usize, said: Said) -> bool {
-        let Said { pieces, logprobs, ended } = said;
-        if !pieces.is_empty() || !logprobs.is_empty() {
-            self.ready.push_back(Step::Said { index, pieces, logprobs });
+        let ended = said.ended;
+        if said.is_something() {
+            self.ready.push_back(Step::Said { index, said });
         }
         ended
     }
 
     /// Completes an answer. Its events are dropped, which cancels a job that still runs.
     fn end(&mut self, index: usize, reason: FinishReason, label: FinishLabel, finished: Option<&Finished>) {
-        let evaluated = self.prompt_tokens - self.cached_tokens;
+        let prompt = self.prompts[index / self.n];
         let choice = &mut self.choices[index];
         choice.events = None;
         let tokens = finished.map_or(choice.tokens, |finished| finished.usage.completion_tokens);
@@ -271,7 +281,7 @@ impl Generation {
         let reason = if reason == FinishReason::Stop && choice.tally.calls { FinishReason::ToolCalls } else { reason };
         let reasoning_tokens = u64::from(choice.tally.reasoning_tokens);
         let completion = Completion { tokens: u64::from(tokens), reasoning_tokens };
-        let timings = timings(times, evaluated, tokens, code);
+        let timings = timings(times, prompt.all - prompt.cached, tokens, code);
         self.ready.push_back(Step::Ended { index, ending: Ending { reason, completion, timings } });
     }
 

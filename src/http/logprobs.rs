@@ -16,20 +16,25 @@ pub(crate) struct Withheld {
     entries: VecDeque<(TokenLogprob, usize)>,
     /// Bytes of text that the tokens so far have made.
     made: usize,
+    /// Characters of it.
+    characters: usize,
 }
 
 impl Withheld {
     pub(crate) fn new(text: Arc<Text>) -> Self {
-        Self { text, entries: VecDeque::new(), made: 0 }
+        Self { text, entries: VecDeque::new(), made: 0, characters: 0 }
     }
 
-    /// The next token, which has made so many bytes of text.
-    pub(crate) fn push(&mut self, token: u32, logprobs: &Logprobs, bytes: usize) {
-        self.made += bytes;
+    /// The next token, which has completed this text.
+    pub(crate) fn push(&mut self, token: u32, logprobs: &Logprobs, text: &str) {
+        let offset = self.characters;
+        self.made += text.len();
+        self.characters += text.chars().count();
         let likely = |(id, logprob): (u32, f32)| likely(&self.text, id, logprob);
         let entry = TokenLogprob {
             token: likely((token, logprobs.chosen)),
             top_logprobs: logprobs.top.iter().copied().map(likely).collect(),
+            offset,
         };
         self.entries.push_back((entry, self.made));
     }

@@ -8,9 +8,11 @@ pub mod admin;
 mod body;
 mod chat;
 mod collect;
+mod completions;
 mod connection;
 mod constrain;
 mod error;
+mod generate;
 mod generation;
 mod guard;
 mod health;
@@ -26,6 +28,7 @@ pub mod serve;
 mod sse;
 pub mod tick;
 pub mod tls;
+mod tokens;
 mod wire;
 
 #[cfg(test)]

@@ -1,15 +1,15 @@
-//! From a body to jobs: parse, render the template, encode, check against the model. Runs on the blocking pool, because
-//! a long conversation takes milliseconds. Everything that can be refused is refused here, before anything is queued.
+//! From a request to jobs, whatever API asked: choices checked against the model, prompts against the context, defaults
+//! filled in. Runs on the blocking pool, because encoding and grammars take milliseconds. Everything that can be refused is
+//! refused here, before anything is queued. What a prompt is made of is the APIs' own.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::api::chat::{self, Bounds, ChatRequest, Delivery};
+use crate::api::chat::ThinkingBudget;
 use crate::api::error::Invalid;
-use crate::api::tools::{ToolChoice, Tools};
+use crate::api::options::{self, Bounds, Delivery, Options};
 use crate::config::settings::Settings;
 use crate::engine::backend::Capacity;
 use crate::http::constrain::{Asked, Calls, Restricted};
@@ -18,19 +18,44 @@ use crate::http::{Defaults, Served, models};
 use crate::job::{Failure, Job, JobId, Limits, Sampling};
 use crate::text::TextError;
 use crate::text::channel::format::Opening;
-use crate::text::tools::{Required, Tool, ToolFormat};
+use crate::text::tools::Tool;
+
+/// What a request is prepared with: a model that is loaded, and what it may be asked for.
+#[derive(Clone, Copy)]
+pub(crate) struct Loaded<'a> {
+    pub(crate) served: &'a Served,
+    pub(crate) capacity: Capacity,
+    pub(crate) settings: &'a Settings,
+}
+
+/// A request whose prompts are encoded.
+#[derive(Debug)]
+pub(crate) struct Draft<'a> {
+    /// One or more, none of them empty.
+    pub(crate) prompts: Vec<Vec<u32>>,
+    /// The field that they come from, for errors.
+    pub(crate) field: &'static str,
+    /// Most tokens of an answer when the client names no number; `None`: what is left of the context.
+    pub(crate) tokens_default: Option<u32>,
+    pub(crate) options: Options,
+    /// Tools that may or must be called.
+    pub(crate) calls: Option<Calls<'a>>,
+    /// How long the model may think.
+    pub(crate) budget: Option<ThinkingBudget>,
+    pub(crate) layout: Layout,
+}
 
 /// A legal request, ready to be queued.
 #[derive(Debug)]
 pub(crate) struct Prepared {
-    pub(crate) prompt: Vec<u32>,
+    pub(crate) prompts: Vec<Prompt>,
     /// Log probabilities are returned.
     pub(crate) logprobs: bool,
     sampling: Sampling,
     /// What each answer must look like.
     restricted: Option<Restricted>,
-    tokens_max: u32,
     stop_tokens: Vec<u32>,
+    /// Answers to each prompt.
     pub(crate) n: u32,
     pub(crate) stop: Vec<String>,
     pub(crate) delivery: Delivery,
@@ -39,229 +64,193 @@ pub(crate) struct Prepared {
     pub(crate) ignored: Vec<String>,
     /// How answers are read.
     pub(crate) layout: Layout,
-    /// Tools were offered to a model whose way of calling them is not known.
-    pub(crate) calls_are_content: bool,
+}
+
+/// What the model goes on with.
+#[derive(Debug)]
+pub(crate) struct Prompt {
+    pub(crate) tokens: Vec<u32>,
+    /// Most tokens of an answer to it.
+    tokens_max: u32,
 }
 
 /// How answers to a request are read.
 #[derive(Debug)]
 pub(crate) struct Layout {
-    /// How the prompt leaves an answer to begin.
-    pub(crate) opening: Opening,
+    /// How the prompt leaves an answer to begin; `None` when it only goes on with a text.
+    pub(crate) opening: Option<Opening>,
     /// Tools that may be called; none when calls are content.
     pub(crate) tools: Arc<[Tool]>,
     /// A second call ends the answer.
     pub(crate) single_call: bool,
+    /// The ids of tokens are told.
+    pub(crate) tells_tokens: bool,
 }
 
-/// Reads a body and makes of it what the engine takes.
-pub(crate) fn prepare(
-    body: &Bytes,
-    served: &Served,
-    capacity: Capacity,
-    settings: &Settings,
-) -> Result<Prepared, Problem> {
-    let request = ChatRequest::parse(body, &bounds(settings))?;
-    if let Some(name) = &request.model {
-        models::check_name(&served.card, name)?;
-    }
-    check_token_ids(&request, capacity.logit_width)?;
-    check_endings(&request)?;
-    let offered = request.tools.as_ref();
-    let prompt = served
-        .text
-        .prompt(
-            &request.messages,
-            offered.map(|tools| tools.list.as_slice()),
-            &request.template_arguments,
-            capacity.context_tokens,
-        )
-        .map_err(unspeakable)?;
-    check_prompt(&prompt.tokens, capacity)?;
-    let tokens_max = tokens_max(&request, prompt.tokens.len(), capacity, settings.limits.tokens_default)?;
-
-    let mut stop_tokens = if request.ignore_eos { Vec::new() } else { served.text.end_ids().to_vec() };
-    stop_tokens.extend(&request.stop_token_ids);
-    let mut sampling = sampling(request.sampling, &served.card.defaults);
-    sampling.tokens_min = request.tokens_min;
-    sampling.ends = if request.tokens_min > 0 { stop_tokens.clone() } else { Vec::new() };
-    sampling.logprobs = request.logprobs;
-
-    let mut ignored = request.ignored;
-    let mut budget = request.thinking_budget;
-    if let Some(idle) = budget.take_if(|_| !served.constrainer.knows_thinking(prompt.opening)) {
-        without_effect(idle.field, settings.strict)?;
-        ignored.push(idle.field.to_owned());
-    }
-    let format = served.text.format().tools;
-    let tools = tools(offered.filter(|_| format.is_some()));
-    let calls = calls(format, offered, &tools)?;
-    let asked = Asked { restriction: request.restriction, calls, budget, opening: prompt.opening };
-    let restricted = served.constrainer.restrict(asked, capacity.logit_width)?;
-    let single_call = offered.is_some_and(|tools| !tools.parallel);
-    Ok(Prepared {
-        prompt: prompt.tokens,
-        restricted,
-        logprobs: sampling.logprobs.is_some(),
-        sampling,
-        tokens_max,
-        stop_tokens,
-        n: request.n,
-        stop: request.stop,
-        delivery: request.delivery,
-        timeout: request.timeout,
-        ignored,
-        layout: Layout { opening: prompt.opening, tools, single_call },
-        calls_are_content: offered.is_some() && format.is_none(),
-    })
-}
-
-fn bounds(settings: &Settings) -> Bounds {
-    let limits = &settings.limits;
-    Bounds {
-        n: limits.n,
-        stop_strings: limits.stop_strings,
-        logit_bias: limits.logit_bias,
-        messages: limits.messages,
-        tools: limits.tools,
-        top_logprobs: limits.top_logprobs,
-        strict: settings.strict,
-    }
-}
-
-/// The tools in the words of those who read calls.
-fn tools(offered: Option<&Tools>) -> Arc<[Tool]> {
-    let functions = offered.into_iter().flat_map(Tools::functions);
-    functions.map(|(name, parameters)| Tool { name: name.to_owned(), parameters }).collect()
-}
-
-/// Which calls there may or must be.
-fn calls<'a>(
-    format: Option<ToolFormat>,
-    offered: Option<&'a Tools>,
-    tools: &'a [Tool],
-) -> Result<Option<Calls<'a>>, Invalid> {
-    let Some(offered) = offered else { return Ok(None) };
-    let must = offered.choice != ToolChoice::Auto;
-    let Some(format) = format else {
-        if must {
-            let message = "`tool_choice` cannot require a call: this model's way of writing calls is not known";
-            return Err(Invalid::unsupported("tool_choice", message));
-        }
-        return Ok(None);
-    };
-    let required = match &offered.choice {
-        ToolChoice::Named(name) => Required::Named(name),
-        ToolChoice::Auto | ToolChoice::Required if offered.parallel => Required::Some,
-        ToolChoice::Auto | ToolChoice::Required => Required::One,
-    };
-    Ok(Some(Calls { format, tools, required, must }))
-}
-
-/// With `--strict`, a field that turns out to have no effect is a mistake.
-fn without_effect(field: &str, strict: bool) -> Result<(), Invalid> {
-    if strict {
-        let message = format!("`{field}` has no effect on this model, and this server was started with --strict");
-        return Err(Invalid::unsupported(field, message));
-    }
-    Ok(())
-}
-
-impl Prepared {
-    /// The job of one of the `n` answers. Each has a seed of its own, so that they differ and can be repeated.
-    pub(crate) fn job(&self, id: JobId, scope: &Arc<str>, index: u32, queue_deadline: Instant) -> Job {
-        let seed = self.sampling.seed.wrapping_add(u64::from(index));
-        Job {
-            id,
-            prompt: self.prompt.clone(),
-            scope: Arc::clone(scope),
-            sampling: Sampling { seed, ..self.sampling.clone() },
-            constraint: self.restricted.as_ref().map(Restricted::constraint),
-            limits: Limits { tokens_max: self.tokens_max, stop_tokens: self.stop_tokens.clone(), queue_deadline },
+impl Loaded<'_> {
+    /// What a request may ask for at most.
+    pub(crate) fn bounds(&self) -> Bounds {
+        let limits = &self.settings.limits;
+        Bounds {
+            n: limits.n,
+            answers: limits.queue_jobs.max(limits.n),
+            stop_strings: limits.stop_strings,
+            logit_bias: limits.logit_bias,
+            messages: limits.messages,
+            tools: limits.tools,
+            top_logprobs: limits.top_logprobs,
+            strict: self.settings.strict,
         }
     }
+
+    /// Whether this model can do what is chosen: its name and its token ids.
+    pub(crate) fn check(&self, options: &Options) -> Result<(), Problem> {
+        if let Some(name) = &options.model {
+            models::check_name(&self.served.card, name)?;
+        }
+        self.check_ids("logit_bias", options.sampling.logit_bias.iter().map(|(id, _)| *id))?;
+        self.check_ids("stop_token_ids", options.stop_token_ids.iter().copied())?;
+        Ok(())
+    }
+
+    /// Token ids come from outside and index the logits (E4).
+    pub(crate) fn check_ids(&self, name: &str, ids: impl Iterator<Item = u32>) -> Result<(), Invalid> {
+        let width = self.capacity.logit_width;
+        match ids.max().filter(|id| *id >= width) {
+            Some(id) => {
+                let message = format!("`{name}` names token {id}; this model's tokens are 0 to {}", width - 1);
+                Err(Invalid::value(name, message))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Makes of a draft what the engine takes.
+    pub(crate) fn prepared(&self, draft: Draft<'_>) -> Result<Prepared, Problem> {
+        let Draft { prompts, field, tokens_default, options, calls, budget, layout } = draft;
+        let prompt = |tokens: Vec<u32>| {
+            self.check_prompt(&tokens)?;
+            let tokens_max = self.tokens_max(&options, tokens.len(), tokens_default, field)?;
+            Ok(Prompt { tokens, tokens_max })
+        };
+        let prompts = prompts.into_iter().map(prompt).collect::<Result<Vec<_>, Problem>>()?;
+
+        let mut stop_tokens = if options.ignore_eos { Vec::new() } else { self.served.text.end_ids().to_vec() };
+        stop_tokens.extend(&options.stop_token_ids);
+        let mut sampling = sampling(options.sampling, &self.served.card.defaults);
+        sampling.tokens_min = options.tokens_min;
+        sampling.ends = if options.tokens_min > 0 { stop_tokens.clone() } else { Vec::new() };
+        sampling.logprobs = options.logprobs;
+
+        let asked = Asked { restriction: options.restriction, calls, budget, opening: layout.opening };
+        let restricted = self.served.constrainer.restrict(asked, self.capacity.logit_width)?;
+        Ok(Prepared {
+            prompts,
+            restricted,
+            logprobs: sampling.logprobs.is_some(),
+            sampling,
+            stop_tokens,
+            n: options.n,
+            stop: options.stop,
+            delivery: options.delivery,
+            timeout: options.timeout,
+            ignored: options.ignored,
+            layout,
+        })
+    }
+
+    fn check_prompt(&self, prompt: &[u32]) -> Result<(), Problem> {
+        let width = self.capacity.logit_width;
+        if let Some(id) = prompt.iter().find(|id| **id >= width) {
+            tracing::error!(id, width, "the tokenizer knows more tokens than the model");
+            return Err(Problem::Internal);
+        }
+        Ok(())
+    }
+
+    /// How many tokens may be generated; a prompt that leaves no room, or less than asked for, is refused here (E10).
+    fn tokens_max(
+        &self,
+        options: &Options,
+        prompt_tokens: usize,
+        tokens_default: Option<u32>,
+        field: &str,
+    ) -> Result<u32, Invalid> {
+        let context = self.capacity.context_tokens;
+        let left = u32::try_from(prompt_tokens).ok().and_then(|prompt| context.checked_sub(prompt)).unwrap_or(0);
+        if let Some(most) = options.tokens_max.filter(|most| *most < options.tokens_min) {
+            let message = format!("`min_tokens` is {} and the most tokens are {most}", options.tokens_min);
+            return Err(Invalid::value("min_tokens", message));
+        }
+        let default = [tokens_default, self.settings.limits.tokens_default].into_iter().flatten().min();
+        let wanted = options.tokens_max.unwrap_or_else(|| default.map_or(left, |most| most.min(left)).max(1));
+        if wanted <= left {
+            return Ok(wanted);
+        }
+        Err(Invalid {
+            message: format!(
+                "the context holds {context} tokens; `{field}` takes {prompt_tokens} and {wanted} are asked for beyond them"
+            ),
+            param: Some(field.to_owned()),
+            code: "context_length_exceeded",
+        })
+    }
 }
 
-/// Why there is no prompt: the conversation's fault, or the tokenizer's.
-fn unspeakable(error: TextError) -> Problem {
+/// An answer of a certain form is over when it is complete, whatever else is asked for. `must_call` is set when that form
+/// is a call.
+pub(crate) fn check_endings(options: &Options, must_call: Option<&str>) -> Result<(), Invalid> {
+    let form = options.restriction.as_ref().map(|restriction| restriction.field);
+    let Some(field) = form.or(must_call) else { return Ok(()) };
+    let conflict = |name: &str| {
+        let message = format!("`{name}` cannot be combined with `{field}`, whose answers end when complete");
+        Err(Invalid::value(name, message))
+    };
+    match options {
+        Options { ignore_eos: true, .. } => conflict("ignore_eos"),
+        Options { tokens_min: 1.., .. } => conflict("min_tokens"),
+        _ => Ok(()),
+    }
+}
+
+/// Why there is no prompt: the fault of the text in `field`, or the tokenizer's.
+pub(crate) fn unspeakable(field: &str, error: TextError) -> Problem {
     match error {
         TextError::NoTemplate | TextError::Template(_) | TextError::Empty => {
-            Invalid::value("messages", error.to_string()).into()
+            Invalid::value(field, error.to_string()).into()
         }
         TextError::TooLong { .. } => {
-            Invalid { message: error.to_string(), param: Some("messages".to_owned()), code: "context_length_exceeded" }
-                .into()
+            Invalid { message: error.to_string(), param: Some(field.to_owned()), code: "context_length_exceeded" }.into()
         }
         TextError::Encode(_) => Failure::Row(error.to_string()).into(),
     }
 }
 
-/// Token ids come from outside and index the logits (E4).
-fn check_token_ids(request: &ChatRequest, logit_width: u32) -> Result<(), Invalid> {
-    let check = |name: &str, highest: Option<u32>| match highest.filter(|id| *id >= logit_width) {
-        Some(id) => {
-            let message = format!("`{name}` names token {id}; this model's tokens are 0 to {}", logit_width - 1);
-            Err(Invalid::value(name, message))
+impl Prepared {
+    /// Answers to all prompts.
+    pub(crate) fn answers(&self) -> u32 {
+        u32::try_from(self.prompts.len()).expect("the answers are bounded").saturating_mul(self.n)
+    }
+
+    /// The job of one of the answers, all to the first prompt first. Each of the `n` has a seed of its own, so that they
+    /// differ and can be repeated; what a prompt is answered does not depend on the others beside it.
+    pub(crate) fn job(&self, id: JobId, scope: &Arc<str>, index: u32, queue_deadline: Instant) -> Job {
+        let Prompt { tokens, tokens_max } = &self.prompts[(index / self.n) as usize];
+        let seed = self.sampling.seed.wrapping_add(u64::from(index % self.n));
+        Job {
+            id,
+            prompt: tokens.clone(),
+            scope: Arc::clone(scope),
+            sampling: Sampling { seed, ..self.sampling.clone() },
+            constraint: self.restricted.as_ref().map(Restricted::constraint),
+            limits: Limits { tokens_max: *tokens_max, stop_tokens: self.stop_tokens.clone(), queue_deadline },
         }
-        None => Ok(()),
-    };
-    check("logit_bias", request.sampling.logit_bias.iter().map(|(id, _)| *id).max())?;
-    check("stop_token_ids", request.stop_token_ids.iter().copied().max())
-}
-
-/// An answer of a certain form is over when it is complete, whatever else is asked for.
-fn check_endings(request: &ChatRequest) -> Result<(), Invalid> {
-    let must_call = request.tools.as_ref().is_some_and(|tools| tools.choice != ToolChoice::Auto);
-    let form = request.restriction.as_ref().map(|restriction| restriction.field);
-    let Some(field) = form.or(must_call.then_some("tool_choice")) else { return Ok(()) };
-    let conflict = |name: &str| {
-        let message = format!("`{name}` cannot be combined with `{field}`, whose answers end when complete");
-        Err(Invalid::value(name, message))
-    };
-    match request {
-        ChatRequest { ignore_eos: true, .. } => conflict("ignore_eos"),
-        ChatRequest { tokens_min: 1.., .. } => conflict("min_tokens"),
-        _ => Ok(()),
     }
-}
-
-fn check_prompt(prompt: &[u32], capacity: Capacity) -> Result<(), Problem> {
-    if let Some(id) = prompt.iter().find(|id| **id >= capacity.logit_width) {
-        tracing::error!(id, width = capacity.logit_width, "the tokenizer knows more tokens than the model");
-        return Err(Problem::Internal);
-    }
-    Ok(())
-}
-
-/// How many tokens may be generated; a prompt that leaves no room, or less than asked for, is refused here (E10).
-fn tokens_max(
-    request: &ChatRequest,
-    prompt_tokens: usize,
-    capacity: Capacity,
-    tokens_default: Option<u32>,
-) -> Result<u32, Invalid> {
-    let context = capacity.context_tokens;
-    let left = u32::try_from(prompt_tokens).ok().and_then(|prompt| context.checked_sub(prompt)).unwrap_or(0);
-    if let Some(most) = request.tokens_max.filter(|most| *most < request.tokens_min) {
-        let message = format!("`min_tokens` is {} and the most tokens are {most}", request.tokens_min);
-        return Err(Invalid::value("min_tokens", message));
-    }
-    let wanted = request.tokens_max.unwrap_or_else(|| tokens_default.map_or(left, |most| most.min(left)).max(1));
-    if wanted <= left {
-        return Ok(wanted);
-    }
-    Err(Invalid {
-        message: format!(
-            "the context holds {context} tokens; the messages take {prompt_tokens} and {wanted} are asked for beyond them"
-        ),
-        param: Some("messages".to_owned()),
-        code: "context_length_exceeded",
-    })
 }
 
 /// The client's choice, else that of the model's makers, else OpenAI's.
 #[allow(clippy::cast_possible_truncation)] // Ranges are checked; a sampling parameter needs no more than f32.
-fn sampling(given: chat::Sampling, defaults: &Defaults) -> Sampling {
+fn sampling(given: options::Sampling, defaults: &Defaults) -> Sampling {
     let or = |given: Option<f64>, recommended: Option<f32>, neutral: f32| {
         given.map_or(recommended.unwrap_or(neutral), |given| given as f32)
     };

@@ -14,16 +14,19 @@ use crate::job::Token;
 use crate::text::Text;
 use crate::text::answer::{CallPiece, Piece};
 use crate::text::channel::Channel;
+use crate::text::channel::format::{Format, Opening};
 use crate::text::detokenizer::Detokenizer;
 use crate::text::stop::StopStrings;
 
 /// What a token, or the end, has made known.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Said {
     /// What goes out now.
     pub(crate) pieces: Vec<Piece>,
     /// Log probabilities of the tokens that are out with it, if they were asked for.
     pub(crate) logprobs: Vec<TokenLogprob>,
+    /// The token itself, if ids were asked for; its text may be out later.
+    pub(crate) tokens: Vec<u32>,
     /// The answer is over with this: a stop string is complete, or a call that was not wanted begins.
     pub(crate) ended: bool,
 }
@@ -36,6 +39,8 @@ pub(crate) struct Reading {
     cut: Cut,
     /// Log probabilities whose tokens' text is not out, if they were asked for.
     logprobs: Option<Withheld>,
+    /// The ids of tokens are told.
+    tells_tokens: bool,
     tally: Tally,
 }
 
@@ -60,6 +65,22 @@ pub(crate) struct Tally {
     pub(crate) calls: bool,
 }
 
+impl Said {
+    /// Whether there is something to tell.
+    pub(crate) fn is_something(&self) -> bool {
+        !self.pieces.is_empty() || !self.logprobs.is_empty() || !self.tokens.is_empty()
+    }
+
+    /// The content in it.
+    pub(crate) fn content(&self) -> String {
+        let content = |piece: &Piece| match piece {
+            Piece::Content(text) => Some(text.clone()),
+            Piece::Reasoning(_) | Piece::Call(_) => None,
+        };
+        self.pieces.iter().filter_map(content).collect()
+    }
+}
+
 impl Tally {
     fn note(&mut self, said: &Said) {
         self.anything |= !said.pieces.is_empty();
@@ -70,11 +91,17 @@ impl Tally {
 impl Reading {
     /// An answer that is laid out like this, up to one of the stop strings.
     pub(crate) fn new(text: &Arc<Text>, layout: &Layout, stop: &[String], logprobs: bool) -> Self {
+        // What goes on with a text is that text's: nothing is told apart in it.
+        let (detokenizer, format, opening) = match layout.opening {
+            Some(opening) => (text.detokenizer(), text.format(), opening),
+            None => (text.continuation(), Format::PLAIN, Opening::Content),
+        };
         Self {
-            detokenizer: text.detokenizer(),
-            channel: Channel::new(text.format(), Arc::clone(&layout.tools), layout.opening),
+            detokenizer,
+            channel: Channel::new(format, Arc::clone(&layout.tools), opening),
             cut: Cut { stops: StopStrings::new(stop.to_vec()), held: 0, single_call: layout.single_call },
             logprobs: logprobs.then(|| Withheld::new(Arc::clone(text))),
+            tells_tokens: layout.tells_tokens,
             tally: Tally::default(),
         }
     }
@@ -89,7 +116,7 @@ impl Reading {
         self.tally.reasoning_tokens += u32::from(self.channel.is_reasoning());
         let text = self.detokenizer.push(token.id);
         if let (Some(withheld), Some(logprobs)) = (&mut self.logprobs, &token.logprobs) {
-            withheld.push(token.id, logprobs, text.len());
+            withheld.push(token.id, logprobs, &text);
         }
         let mut said = self.cut.sort(self.channel.push(&text));
         if !said.pieces.is_empty()
@@ -97,13 +124,16 @@ impl Reading {
         {
             said.logprobs = withheld.settle(self.channel.held_bytes() + self.cut.held);
         }
+        if self.tells_tokens {
+            said.tokens.push(token.id);
+        }
         self.tally.note(&said);
         said
     }
 
     /// There are no more tokens: what was held back comes out. Gives back what the answer has held in all, too.
     pub(crate) fn finish(self) -> (Said, Tally) {
-        let Self { detokenizer, mut channel, mut cut, logprobs, mut tally } = self;
+        let Self { detokenizer, mut channel, mut cut, logprobs, mut tally, .. } = self;
         let mut pieces = channel.push(&detokenizer.finish());
         pieces.extend(channel.finish());
         let mut said = cut.sort(pieces);
@@ -178,7 +208,6 @@ mod tests {
     use super::*;
     use crate::http::tests::site;
     use crate::job::Logprobs;
-    use crate::text::channel::format::Opening;
     use crate::text::tools::Tool;
 
     /// Each byte is a token; the template has no tools and ends a prompt with nothing.
@@ -186,7 +215,7 @@ mod tests {
 
     fn layout(opening: Opening) -> Layout {
         let tool = Tool { name: "f".to_owned(), parameters: serde_json::json!({ "type": "object" }) };
-        Layout { opening, tools: Arc::new([tool]), single_call: false }
+        Layout { opening: Some(opening), tools: Arc::new([tool]), single_call: false, tells_tokens: false }
     }
 
     /// Everything that is said of a text, in JSON so that it reads well; and whether it ended before the text did.
@@ -215,7 +244,7 @@ mod tests {
     }
 
     fn pieces_of(text: &str, layout: &Layout) -> Vec<Piece> {
-        let mut channel = Channel::new(TEXT.format(), Arc::clone(&layout.tools), layout.opening);
+        let mut channel = Channel::new(TEXT.format(), Arc::clone(&layout.tools), Opening::Content);
         let mut pieces = channel.push(text);
         pieces.extend(channel.finish());
         joined(pieces)
@@ -271,6 +300,15 @@ mod tests {
         }
         let (pieces, tokens, ended) = read("one STOP two", &layout(Opening::Content), &["STOP"]);
         assert_eq!((pieces, tokens.as_slice(), ended), (vec![content("one ")], &b"one "[..], true));
+    }
+
+    #[test]
+    fn what_goes_on_with_a_text_is_not_taken_apart() {
+        let plain = Layout { opening: None, tools: Arc::new([]), single_call: false, tells_tokens: false };
+        let text = format!(" \n see {CALL} <think>x</think> \n");
+        let (pieces, tokens, ended) = read(&text, &plain, &["NOWHERE"]);
+        assert_eq!((pieces, ended), (vec![content(&text)], false));
+        assert_eq!(String::from_utf8(tokens).as_deref(), Ok(text.as_str()));
     }
 
     #[test]

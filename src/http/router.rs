@@ -13,13 +13,16 @@ use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ALLOW, CONNECTION,
     CONTENT_TYPE, HeaderMap, HeaderValue, ORIGIN, VARY,
 };
+use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use uuid::Uuid;
 
+use crate::http::chat::Chat;
+use crate::http::completions::Completions;
 use crate::http::connection::{Doorway, HEADERS_MAX, Peer};
 use crate::http::error::Problem;
 use crate::http::reply::Body;
-use crate::http::{State, chat, health, models};
+use crate::http::{State, generate, health, models, tokens};
 use crate::lifecycle::phase::Phase;
 
 /// Bytes of a request id that a client may choose.
@@ -33,8 +36,6 @@ const UNSERVED: &[&str] = &[
     "/v1/assistants",
     "/v1/audio",
     "/v1/batches",
-    "/v1/completions",
-    "/v1/detokenize",
     "/v1/embeddings",
     "/v1/files",
     "/v1/fine_tuning",
@@ -42,7 +43,6 @@ const UNSERVED: &[&str] = &[
     "/v1/moderations",
     "/v1/responses",
     "/v1/threads",
-    "/v1/tokenize",
     "/v1/uploads",
     "/v1/vector_stores",
 ];
@@ -54,6 +54,9 @@ enum Route {
     /// The id, decoded; it may contain slashes.
     Model(String),
     Chat,
+    Completions,
+    Tokenize,
+    Detokenize,
     Live,
     Ready,
     Health,
@@ -62,11 +65,14 @@ enum Route {
 
 impl Route {
     fn allow(&self) -> &'static str {
+        if self.takes_body() { "POST, OPTIONS" } else { "GET, HEAD, OPTIONS" }
+    }
+
+    /// Whether it reads a body, and so is no reading.
+    fn takes_body(&self) -> bool {
         match self {
-            Self::Chat => "POST, OPTIONS",
-            Self::Models | Self::Model(_) | Self::Live | Self::Ready | Self::Health | Self::Metrics => {
-                "GET, HEAD, OPTIONS"
-            }
+            Self::Chat | Self::Completions | Self::Tokenize | Self::Detokenize => true,
+            Self::Models | Self::Model(_) | Self::Live | Self::Ready | Self::Health | Self::Metrics => false,
         }
     }
 
@@ -74,7 +80,12 @@ impl Route {
     fn is_admin(&self) -> bool {
         match self {
             Self::Live | Self::Ready | Self::Health | Self::Metrics => true,
-            Self::Models | Self::Model(_) | Self::Chat => false,
+            Self::Models
+            | Self::Model(_)
+            | Self::Chat
+            | Self::Completions
+            | Self::Tokenize
+            | Self::Detokenize => false,
         }
     }
 
@@ -84,6 +95,9 @@ impl Route {
             Self::Models => "models",
             Self::Model(_) => "model",
             Self::Chat => "chat",
+            Self::Completions => "completions",
+            Self::Tokenize => "tokenize",
+            Self::Detokenize => "detokenize",
             Self::Live => "live",
             Self::Ready => "ready",
             Self::Health => "health",
@@ -106,6 +120,9 @@ pub(crate) fn routes(state: &Arc<State>) -> Router {
     let fixed = [
         ("/v1/models", Route::Models),
         ("/v1/chat/completions", Route::Chat),
+        ("/v1/completions", Route::Completions),
+        ("/v1/tokenize", Route::Tokenize),
+        ("/v1/detokenize", Route::Detokenize),
         ("/health/live", Route::Live),
         ("/health/ready", Route::Ready),
         ("/health", Route::Health),
@@ -231,13 +248,30 @@ async fn admit(
         (true, Route::Ready) => health::ready(state),
         (true, Route::Health) => Ok(health::report(state)),
         (true, Route::Metrics) => Ok(health::metrics(state)),
-        (false, Route::Chat) if head.method == Method::POST => {
-            if !is_json(&head.headers) {
-                return Err(Problem::NotJson);
-            }
-            chat::complete(state, peer, &head, body, arrived).await
-        }
+        (false, route) if head.method == Method::POST => post(state, peer, route, (&head, body), arrived).await,
         (_, route) => Err(Problem::MethodNotAllowed(route.allow())),
+    }
+}
+
+/// The routes that read a body.
+async fn post(
+    state: &Arc<State>,
+    peer: &Peer,
+    route: Route,
+    (head, body): (&Parts, AxumBody),
+    arrived: Instant,
+) -> Result<Response<Body>, Problem> {
+    if route.takes_body() && !is_json(&head.headers) {
+        return Err(Problem::NotJson);
+    }
+    match route {
+        Route::Chat => generate::answer::<Chat>(state, peer, head, body, arrived).await,
+        Route::Completions => generate::answer::<Completions>(state, peer, head, body, arrived).await,
+        Route::Tokenize => tokens::tokenize(state, body).await,
+        Route::Detokenize => tokens::detokenize(state, body).await,
+        Route::Models | Route::Model(_) | Route::Live | Route::Ready | Route::Health | Route::Metrics => {
+            Err(Problem::MethodNotAllowed(route.allow()))
+        }
     }
 }
 

@@ -1,6 +1,6 @@
-//! A stream of server-sent events: the role first, text as it comes, an end for each answer, usage if asked for, then
-//! `[DONE]`; or, after the first byte, exactly one error event and no `[DONE]`. A comment at every tick of a wall clock
-//! tells the client that we live, also while its job waits.
+//! A stream of server-sent events: a beginning, what is said as it comes, an end for each answer, then an end of all; or,
+//! after the first byte, exactly one error event and no end of all. A comment at every tick of a wall clock tells the
+//! client that we live, also while its job waits. What the events hold is the dialect's.
 
 use std::time::Duration;
 
@@ -9,15 +9,11 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
-use crate::api::answer::{
-    CallDelta, ChatChunk, ChunkChoice, Completion, Delta, FinishReason, FunctionDelta, Head, Logprobs, Reasoning,
-    Timings, TokenLogprob,
-};
-use crate::http::collect::call_id;
+use crate::api::answer::Completion;
 use crate::http::error::Problem;
+use crate::http::generate::Dialect;
 use crate::http::generation::{Generation, Step};
 use crate::http::reply::Part;
-use crate::text::answer::{CallPiece, Piece};
 
 /// Parts between us and a connection that is slower than the engine; then the client is waited for.
 pub(crate) const PARTS_WAITING_MAX: usize = 32;
@@ -26,15 +22,9 @@ const FRAME_BYTES: usize = 512;
 
 /// Writes the stream of one request.
 #[derive(Debug)]
-pub(crate) struct Stream {
+pub(crate) struct Stream<D> {
     pub(crate) generation: Generation,
-    pub(crate) head: Head,
-    /// Answers asked for.
-    pub(crate) n: u32,
-    /// What is said goes out with its tokens' log probabilities.
-    pub(crate) logprobs: bool,
-    /// A last chunk carries the token counts.
-    pub(crate) include_usage: bool,
+    pub(crate) dialect: D,
     /// Between two pings.
     pub(crate) ping: Duration,
     /// How long one frame may wait for the client.
@@ -48,12 +38,12 @@ pub(crate) enum Opening {
     Ping,
 }
 
-impl Stream {
+impl<D: Dialect> Stream<D> {
     /// Runs to the end of the stream, or until the client is gone; either way the generation is dropped then.
     pub(crate) async fn write(mut self, opening: Opening, parts: mpsc::Sender<Part>) {
         let mut ticks = ticks(self.ping);
         let mut completion = Completion::default();
-        let mut told_role = false;
+        let mut begun = false;
         let mut next = opening;
         loop {
             let mut frame = BytesMut::with_capacity(FRAME_BYTES);
@@ -67,17 +57,17 @@ impl Stream {
                     is_last = true;
                 }
                 Opening::Step(step) => {
-                    if !std::mem::replace(&mut told_role, true) {
-                        self.roles_into(&mut frame);
+                    if !std::mem::replace(&mut begun, true) {
+                        self.dialect.begin_into(&mut frame);
                     }
                     match step {
-                        Step::Said { index, pieces, logprobs } => self.said_into(&mut frame, index, &pieces, &logprobs),
+                        Step::Said { index, said } => self.dialect.said_into(&mut frame, index, &said),
                         Step::Ended { index, ending } => {
                             completion.add(ending.completion);
-                            self.end_into(&mut frame, index, ending.reason, ending.timings);
+                            self.dialect.ended_into(&mut frame, index, &ending);
                         }
                         Step::Done => {
-                            self.done_into(&mut frame, completion);
+                            self.dialect.done_into(&mut frame, self.generation.usage(completion));
                             is_last = true;
                         }
                         Step::Failed(_) => unreachable!("failures are matched above"),
@@ -106,68 +96,15 @@ impl Stream {
             None => frame.extend_from_slice(b": ping\n\n"),
         }
     }
+}
 
-    fn roles_into(&self, frame: &mut BytesMut) {
-        for index in 0..self.n as usize {
-            let delta = Delta { role: Some("assistant"), content: Some(""), ..Delta::default() };
-            self.chunk_into(frame, &[ChunkChoice { index, delta, logprobs: None, finish_reason: None }], None);
-        }
-    }
-
-    /// A chunk for each piece; log probabilities go with the last, or alone.
-    fn said_into(&self, frame: &mut BytesMut, index: usize, pieces: &[Piece], logprobs: &[TokenLogprob]) {
-        let all = self.logprobs.then(|| Logprobs::of(logprobs));
-        let Some((last, earlier)) = pieces.split_last() else {
-            let delta = Delta { content: Some(""), ..Delta::default() };
-            return self.chunk_into(frame, &[ChunkChoice { index, delta, logprobs: all, finish_reason: None }], None);
-        };
-        for piece in earlier {
-            self.piece_into(frame, index, piece, None);
-        }
-        self.piece_into(frame, index, last, all);
-    }
-
-    fn piece_into(&self, frame: &mut BytesMut, index: usize, piece: &Piece, logprobs: Option<Logprobs<'_>>) {
-        let id;
-        let delta = match piece {
-            Piece::Content(text) => Delta { content: Some(text), ..Delta::default() },
-            Piece::Reasoning(text) => Delta { reasoning: Some(Reasoning::of(text)), ..Delta::default() },
-            Piece::Call(CallPiece::Begin { index, name }) => {
-                id = call_id();
-                let function = FunctionDelta { name: Some(name), arguments: "" };
-                let call = CallDelta { index: *index, id: Some(&id), kind: Some("function"), function };
-                Delta { tool_calls: Some([call]), ..Delta::default() }
-            }
-            Piece::Call(CallPiece::Arguments { index, text }) => {
-                let function = FunctionDelta { name: None, arguments: text };
-                let call = CallDelta { index: *index, id: None, kind: None, function };
-                Delta { tool_calls: Some([call]), ..Delta::default() }
-            }
-        };
-        self.chunk_into(frame, &[ChunkChoice { index, delta, logprobs, finish_reason: None }], None);
-    }
-
-    fn end_into(&self, frame: &mut BytesMut, index: usize, reason: FinishReason, timings: Timings) {
-        let (delta, finish_reason) = (Delta::default(), Some(reason));
-        self.chunk_into(frame, &[ChunkChoice { index, delta, logprobs: None, finish_reason }], Some(timings));
-    }
-
-    fn done_into(&self, frame: &mut BytesMut, completion: Completion) {
-        if self.include_usage {
-            let usage = self.generation.usage(completion);
-            event_into(frame, &ChatChunk { head: &self.head, choices: &[], usage: Some(Some(usage)), timings: None });
-        }
-        frame.extend_from_slice(b"data: [DONE]\n\n");
-    }
-
-    fn chunk_into(&self, frame: &mut BytesMut, choices: &[ChunkChoice<'_>], timings: Option<Timings>) {
-        let usage = self.include_usage.then_some(None);
-        event_into(frame, &ChatChunk { head: &self.head, choices, usage, timings });
-    }
+/// The end of all, as OpenAI's streams have it.
+pub(crate) fn done_into(frame: &mut BytesMut) {
+    frame.extend_from_slice(b"data: [DONE]\n\n");
 }
 
 /// One `data:` event. JSON has no line breaks outside strings and escapes those inside, so one line is enough.
-fn event_into<T: Serialize>(frame: &mut BytesMut, value: &T) {
+pub(crate) fn event_into<T: Serialize>(frame: &mut BytesMut, value: &T) {
     frame.extend_from_slice(b"data: ");
     serde_json::to_writer(Writer(frame), value).expect("chunks are plain data and a buffer takes every byte");
     frame.extend_from_slice(b"\n\n");

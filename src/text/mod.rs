@@ -107,6 +107,15 @@ pub struct Text {
     marker_ids: Arc<[u32]>,
 }
 
+/// Who speaks behind a conversation that is rendered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speaker {
+    /// The assistant: what opens its answer is the end of the text.
+    Assistant,
+    /// Nobody: the text ends with the last message.
+    Nobody,
+}
+
 /// A conversation, ready for the model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prompt {
@@ -186,9 +195,23 @@ impl Text {
         kwargs: &Map<String, Value>,
         tokens_max: u32,
     ) -> Result<Prompt, TextError> {
-        let template = self.template.as_ref().ok_or(TextError::NoTemplate)?;
-        let rendered = template.render(messages, tools, true, kwargs)?;
+        let rendered = self.rendered(messages, tools, kwargs, Speaker::Assistant)?;
         Ok(Prompt { tokens: self.encode(&rendered, tokens_max)?, opening: self.format.opening(&rendered) })
+    }
+
+    /// A conversation as the model's template writes it.
+    ///
+    /// # Errors
+    /// When there is no template, or it does not render this conversation.
+    pub fn rendered(
+        &self,
+        messages: &[Value],
+        tools: Option<&[Value]>,
+        kwargs: &Map<String, Value>,
+        speaker: Speaker,
+    ) -> Result<String, TextError> {
+        let template = self.template.as_ref().ok_or(TextError::NoTemplate)?;
+        Ok(template.render(messages, tools, speaker == Speaker::Assistant, kwargs)?)
     }
 
     /// The prompt of a plain text, of `tokens_max` tokens at most.
@@ -200,10 +223,27 @@ impl Text {
         if ids.is_empty() { Err(TextError::Empty) } else { Ok(ids) }
     }
 
+    /// The text of tokens, control tokens among them; bytes that are no text are U+FFFD.
+    #[must_use]
+    pub fn decode(&self, tokens: &[u32]) -> String {
+        let mut shown: Vec<u32> = tokens.iter().copied().filter(|&id| self.tokenizer.is_control(id)).collect();
+        shown.sort_unstable();
+        let mut detokenizer = self.tokenizer.detokenizer(&shown.into());
+        let mut text: String = tokens.iter().map(|&id| detokenizer.push(id)).collect();
+        text.push_str(&detokenizer.finish());
+        text
+    }
+
     /// Reads one answer's tokens back to text.
     #[must_use]
     pub fn detokenizer(&self) -> Detokenizer {
         self.tokenizer.detokenizer(&self.marker_ids)
+    }
+
+    /// Reads back to text the tokens that go on with a plain text; no control token is shown.
+    #[must_use]
+    pub fn continuation(&self) -> Detokenizer {
+        self.tokenizer.continuation()
     }
 
     /// How answers are laid out.

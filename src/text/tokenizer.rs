@@ -179,6 +179,13 @@ impl Tokenizer {
         Detokenizer::new(Arc::clone(&self.pieces), Arc::clone(markers), self.strips_space)
     }
 
+    /// A detokenizer for what goes on with a text: a space before its first word is part of it, and no control token is
+    /// shown.
+    #[must_use]
+    pub fn continuation(&self) -> Detokenizer {
+        Detokenizer::new(Arc::clone(&self.pieces), Arc::new([]), false)
+    }
+
     /// How many token ids there are, the highest plus one.
     #[must_use]
     pub fn vocabulary_len(&self) -> usize {

@@ -6,6 +6,7 @@ mod support;
 mod bench;
 mod chat;
 mod clean;
+mod completions;
 mod doctor;
 mod doubles;
 mod drain;

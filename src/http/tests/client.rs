@@ -48,7 +48,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Client<T> {
     }
 
     pub(super) async fn post(&mut self, body: &Value) -> Reply {
-        self.send(chat_request(body)).await;
+        self.post_to("/v1/chat/completions", body).await
+    }
+
+    pub(super) async fn post_to(&mut self, path: &str, body: &Value) -> Reply {
+        self.send(request(path, body)).await;
         self.reply().await
     }
 
@@ -187,10 +191,14 @@ pub(super) fn streaming(text: &str) -> Value {
 }
 
 pub(super) fn chat_request(body: &Value) -> String {
+    request("/v1/chat/completions", body)
+}
+
+fn request(path: &str, body: &Value) -> String {
     let body = body.to_string();
     let length = body.len();
     format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
          Content-Length: {length}\r\n\r\n{body}"
     )
 }

@@ -89,6 +89,9 @@ pub struct Turn {
 }
 
 impl Format {
+    /// Of a text that is not taken apart.
+    pub const PLAIN: Self = Self { reasoning: None, tools: None };
+
     /// What the source of a chat template says. A pair of reasoning markers that the template does not print is found in
     /// the vocabulary, which `has_token` asks for a token by its text: templates that drop earlier reasoning need not
     /// name what stands around it.
