@@ -180,7 +180,7 @@ mod tests {
     fn tokens_are_whole_numbers_from_zero_on() {
         let parsed = |body: Value| DetokenizeRequest::parse(body.to_string().as_bytes(), &BOUNDS);
         assert_eq!(parsed(json!({ "tokens": [1, 2] })).expect("a legal request").tokens, [1, 2]);
-        assert_eq!(parsed(json!({ "tokens": [] })).expect("a legal request").tokens, []);
+        assert!(parsed(json!({ "tokens": [] })).expect("a legal request").tokens.is_empty());
         for (body, param) in [(json!({}), "tokens"), (json!({ "tokens": [1, -1] }), "tokens[1]")] {
             assert_eq!(parsed(body).expect_err("an illegal request").param.as_deref(), Some(param));
         }

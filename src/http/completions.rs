@@ -66,12 +66,7 @@ impl Dialect for Completions {
             options,
             calls: None,
             budget: None,
-            layout: Layout {
-                opening: None,
-                tools: Arc::new([]),
-                single_call: false,
-                tells_tokens: return_token_ids,
-            },
+            layout: Layout { opening: None, tools: Arc::new([]), single_call: false, tells_tokens: return_token_ids },
         })?;
         let completions = Self {
             head: answer_head("cmpl", OBJECT, &loaded.served.card),
@@ -159,11 +154,7 @@ impl Completions {
 }
 
 /// A prompt's tokens, and its text if that is what was sent.
-fn encoded(
-    prompt: Prompt,
-    beginning: Beginning,
-    loaded: &Loaded<'_>,
-) -> Result<(Vec<u32>, Option<String>), Problem> {
+fn encoded(prompt: Prompt, beginning: Beginning, loaded: &Loaded<'_>) -> Result<(Vec<u32>, Option<String>), Problem> {
     match prompt {
         Prompt::Tokens(tokens) => {
             loaded.check_ids("prompt", tokens.iter().copied())?;

@@ -78,7 +78,7 @@ pub(crate) async fn answer<D: Dialect>(
     if state.engine.queue_depth() >= limits.queue_jobs {
         return Err(Problem::QueueFull { retry_after_seconds: state.engine.retry_after_seconds() });
     }
-    let (prepared, dialect) = blocking(state, bytes, |bytes, loaded| D::prepare(bytes, loaded)).await?;
+    let (prepared, dialect) = blocking(state, bytes, D::prepare).await?;
 
     let own = state.settings.times.request;
     let timeout = [prepared.timeout, header_timeout].into_iter().flatten().fold(own, Duration::min);

@@ -13,8 +13,8 @@ use crate::http::generate::{announce, blocking};
 use crate::http::prepare::{Loaded, unspeakable};
 use crate::http::reply::{self, Body};
 use crate::http::{State, body, health, models};
-use crate::text::{Speaker, TextError};
 use crate::text::tokenizer::Beginning;
+use crate::text::{Speaker, TextError};
 
 /// Contexts that a text may fill: enough to see by how much it is too long for one.
 const CONTEXTS_MAX: u32 = 4;
@@ -86,7 +86,8 @@ fn encoded(request: &TokenizeRequest, loaded: &Loaded<'_>) -> Result<Vec<u32>, P
     let tokens = text.tokenizer().encode(written, beginning, tokens_max);
     tokens.map_err(|error| match error {
         TextError::TooLong { .. } => {
-            let message = format!("`{field}` has more than the {tokens_max} tokens that are told, {CONTEXTS_MAX} contexts");
+            let message =
+                format!("`{field}` has more than the {tokens_max} tokens that are told, {CONTEXTS_MAX} contexts");
             Invalid::value(field, message).into()
         }
         TextError::NoTemplate | TextError::Template(_) | TextError::Empty | TextError::Encode(_) => {

@@ -132,7 +132,8 @@ mod tests {
         let inside = format!("/c/models--a--b/snapshots/{commit}");
         assert_eq!(commit_of(Path::new(&inside)), Some(commit));
         assert_eq!(commit_of(Path::new(&format!("{inside}/model.gguf"))), Some(commit));
-        for outside in [format!("/c/{commit}"), "/c/snapshots/main".to_owned(), "model.gguf".to_owned(), "/".to_owned()] {
+        for outside in [format!("/c/{commit}"), "/c/snapshots/main".to_owned(), "model.gguf".to_owned(), "/".to_owned()]
+        {
             assert_eq!(commit_of(Path::new(&outside)), None, "{outside}");
         }
     }

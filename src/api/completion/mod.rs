@@ -74,7 +74,8 @@ fn check_answers(request: &CompletionRequest, answers_max: u32) -> Result<(), In
     if prompts.saturating_mul(n as usize) <= answers_max as usize {
         return Ok(());
     }
-    let message = format!("`prompt` holds {prompts} prompts with {n} answers each, more than the {answers_max} that can wait");
+    let message =
+        format!("`prompt` holds {prompts} prompts with {n} answers each, more than the {answers_max} that can wait");
     Err(Invalid::value("prompt", message))
 }
 

@@ -68,7 +68,9 @@ async fn a_text_goes_on_as_it_is_and_a_streamed_answer_equals_the_whole_one() {
 #[tokio::test]
 async fn markup_and_white_space_stay_in_the_text() {
     let site = site(|_| ()).await;
-    for said in ["  \n<think>a</think>\n b\n", "<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>", "\n\n"] {
+    for said in
+        ["  \n<think>a</think>\n b\n", "<tool_call>\n{\"name\": \"f\", \"arguments\": {}}\n</tool_call>", "\n\n"]
+    {
         let (choices, _) = both(&site, &json!({ "prompt": format!("{ECHO}{said}"), "max_tokens": 80 })).await;
         assert_eq!(texts(&choices), [said]);
     }
@@ -125,7 +127,7 @@ async fn e4_e10_what_cannot_be_served_is_refused_by_name_before_it_is_queued() {
     let mut client = site.connect().await;
     let mut check = async |body: Value, code: &str, param: &str| {
         let reply = client.post_to("/v1/completions", &body).await;
-        let error = &reply.json()["error"];
+        let error = reply.json()["error"].take();
         assert_eq!((&error["code"], &error["param"]), (&json!(code), &json!(param)), "{body}");
         assert_eq!(reply.status, if code == "model_not_found" { 404 } else { 400 });
     };
