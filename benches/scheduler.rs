@@ -186,6 +186,7 @@ impl Busy {
             id: self.handle.next_id(),
             prompt: vec![1],
             scope: Arc::from(format!("identity {scope}")),
+            bucket: None,
             sampling: Sampling::greedy(),
             constraint: None,
             limits,

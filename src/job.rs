@@ -18,8 +18,11 @@ pub struct Job {
     pub id: JobId,
     /// Token ids of the rendered prompt; never empty, each below the logit width.
     pub prompt: Vec<u32>,
-    /// Who asks, in a word of the edge's own: what was computed for one scope is never reused for another (E11).
+    /// Who asks, in a word of the edge's own: rows are given to scopes in turn.
     pub scope: Arc<str>,
+    /// Where what is computed of the prompt is looked for and left: what one bucket holds is never reused in another
+    /// (E11). `None`: nothing is reused, and nothing left.
+    pub bucket: Option<Arc<str>>,
     /// How a token is chosen from the logits.
     pub sampling: Sampling,
     /// What restricts the tokens, besides the sampling.

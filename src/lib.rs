@@ -37,7 +37,7 @@
 //! 6. A dropped receiver is cancellation; it is noticed within one step, and a row leaves only between steps.
 //! 7. After every step a row's recorded tokens equal the tokens in its cache, cancelled or not; a draft that the next step
 //!    checks comes behind them, and goes when the row is closed.
-//! 8. What a prompt finds computed leaves at least two of its tokens to evaluate, and was computed for the same scope.
+//! 8. What a prompt finds computed leaves at least two of its tokens to evaluate, and was computed for the same bucket.
 //! 9. Nothing blocking runs on the async runtime: templates and tokenising go to the blocking pool.
 //! 10. Health never waits for the inference thread; it reads its heartbeat. `/v1/models` is health-bearing: 503 while the
 //!     engine cannot answer.

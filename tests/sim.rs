@@ -124,9 +124,10 @@ impl Backend for World {
 
     fn open(&mut self, row: RowId, ask: Ask<'_>) {
         assert!(self.rows.len() < self.capacity.rows_max as usize, "no more rows than there are");
-        self.opened.push(Arc::clone(ask.scope));
+        let scope = ask.bucket.expect("here each scope has a bucket of its own");
+        self.opened.push(Arc::clone(scope));
         let opened = Row {
-            scope: Arc::clone(ask.scope),
+            scope: Arc::clone(scope),
             prompt: ask.prompt.to_vec(),
             cached: Vec::new(),
             tokens_max: ask.tokens_max,
@@ -394,7 +395,9 @@ impl Sim {
         let queue_deadline = self.now + Duration::from_millis(1 + self.chance.below(800));
         let limits = Limits { tokens_max, stop_tokens: vec![STOP], queue_deadline };
         let (id, sampling) = (self.handle.next_id(), Sampling::greedy());
-        let job = Job { id, prompt: prompt.clone(), scope: Arc::clone(&scope), sampling, constraint: None, limits };
+        let bucket = Some(Arc::clone(&scope));
+        let job =
+            Job { id, prompt: prompt.clone(), scope: Arc::clone(&scope), bucket, sampling, constraint: None, limits };
         let (tokens, memory) = (job.tokens(), self.engine.backend().capacity.memory);
         let waiting = self.handle.queue_depth();
         match self.handle.submit(job) {
@@ -581,9 +584,8 @@ fn one_request_starts_within_one_completed_row_of_a_client_with_sixty_four() {
             };
             let (id, sampling) = (handle.next_id(), Sampling::greedy());
             let prompt = vec![7, tokens_max];
-            handle
-                .submit(Job { id, prompt, scope: Arc::clone(scope), sampling, constraint: None, limits })
-                .expect("room")
+            let (scope, bucket) = (Arc::clone(scope), Some(Arc::clone(scope)));
+            handle.submit(Job { id, prompt, scope, bucket, sampling, constraint: None, limits }).expect("room")
         };
         let _theirs: Vec<Events> = (0..64).map(|at| submit(&many, 5 + at % 30)).collect();
         engine.turn(Instant::now()).expect("runs");

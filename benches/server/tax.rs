@@ -136,6 +136,7 @@ impl Arms {
             id,
             prompt: self.prompt.clone(),
             scope: "".into(),
+            bucket: None,
             sampling: Sampling::greedy(),
             constraint: None,
             limits,

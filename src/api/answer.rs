@@ -80,16 +80,22 @@ impl Usage {
 pub struct Timings {
     /// Milliseconds in the queue.
     pub queue_ms: f64,
+    /// Prompt tokens that a cache spared us.
+    pub cache_n: u64,
     /// Prompt tokens evaluated.
     pub prompt_n: u64,
     /// Milliseconds from admission to the first token.
     pub prompt_ms: f64,
+    /// Milliseconds a prompt token.
+    pub prompt_per_token_ms: f64,
     /// Prompt tokens per second.
     pub prompt_per_second: f64,
     /// Tokens generated.
     pub predicted_n: u64,
     /// Milliseconds from the first token to the last.
     pub predicted_ms: f64,
+    /// Milliseconds a token after the first.
+    pub predicted_per_token_ms: f64,
     /// Tokens generated per second after the first.
     pub predicted_per_second: f64,
     /// `deadline` when the request's own time limit ended it.
@@ -319,11 +325,14 @@ mod tests {
     const COMPLETION: Completion = Completion { tokens: 2, reasoning_tokens: 1 };
     const TIMINGS: Timings = Timings {
         queue_ms: 0.5,
-        prompt_n: 3,
-        prompt_ms: 1.5,
+        cache_n: 1,
+        prompt_n: 2,
+        prompt_ms: 1.0,
+        prompt_per_token_ms: 0.5,
         prompt_per_second: 2000.0,
         predicted_n: 2,
         predicted_ms: 10.0,
+        predicted_per_token_ms: 10.0,
         predicted_per_second: 100.0,
         code: None,
     };
@@ -372,11 +381,14 @@ mod tests {
           },
           "timings": {
             "queue_ms": 0.5,
-            "prompt_n": 3,
-            "prompt_ms": 1.5,
+            "cache_n": 1,
+            "prompt_n": 2,
+            "prompt_ms": 1.0,
+            "prompt_per_token_ms": 0.5,
             "prompt_per_second": 2000.0,
             "predicted_n": 2,
             "predicted_ms": 10.0,
+            "predicted_per_token_ms": 10.0,
             "predicted_per_second": 100.0
           }
         }
@@ -396,7 +408,7 @@ mod tests {
         insta::assert_snapshot!(print(&chunk(text, None), Some(None), None), @r#"{"id":"chatcmpl-1","object":"chat.completion.chunk","created":7,"model":"org/model","system_fingerprint":"v1","choices":[{"index":0,"delta":{"content":"Par\"is\n"},"logprobs":null,"finish_reason":null}],"usage":null}"#);
         let code = Some("deadline");
         let last = print(&chunk(Delta::default(), Some(FinishReason::Length)), None, Some(Timings { code, ..TIMINGS }));
-        insta::assert_snapshot!(last, @r#"{"id":"chatcmpl-1","object":"chat.completion.chunk","created":7,"model":"org/model","system_fingerprint":"v1","choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"length"}],"timings":{"queue_ms":0.5,"prompt_n":3,"prompt_ms":1.5,"prompt_per_second":2000.0,"predicted_n":2,"predicted_ms":10.0,"predicted_per_second":100.0,"code":"deadline"}}"#);
+        insta::assert_snapshot!(last, @r#"{"id":"chatcmpl-1","object":"chat.completion.chunk","created":7,"model":"org/model","system_fingerprint":"v1","choices":[{"index":0,"delta":{},"logprobs":null,"finish_reason":"length"}],"timings":{"queue_ms":0.5,"cache_n":1,"prompt_n":2,"prompt_ms":1.0,"prompt_per_token_ms":0.5,"prompt_per_second":2000.0,"predicted_n":2,"predicted_ms":10.0,"predicted_per_token_ms":10.0,"predicted_per_second":100.0,"code":"deadline"}}"#);
         insta::assert_snapshot!(print(&[], Some(Some(Usage::new(3, 1, COMPLETION))), None), @r#"{"id":"chatcmpl-1","object":"chat.completion.chunk","created":7,"model":"org/model","system_fingerprint":"v1","choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5,"prompt_tokens_details":{"cached_tokens":1},"completion_tokens_details":{"reasoning_tokens":1}}}"#);
     }
 

@@ -14,6 +14,8 @@ use crate::api::form::{self, Restriction};
 pub(crate) const STOP_BYTES_MAX: usize = 1024;
 /// Entries of `stop_token_ids`.
 pub(crate) const STOP_TOKENS_MAX: usize = 64;
+/// Bytes of `prompt_cache_key`.
+pub(crate) const CACHE_KEY_BYTES_MAX: usize = 256;
 /// The longest `timeout` that makes sense to name; the server's own limit is usually lower.
 pub(crate) const TIMEOUT_SECONDS_MAX: f64 = 86_400.0;
 /// The shortest.
@@ -67,6 +69,8 @@ pub struct Options {
     pub delivery: Delivery,
     /// Longest time the whole request may take.
     pub timeout: Option<Duration>,
+    /// What of earlier prompts this one may begin with.
+    pub prompt_cache: PromptCache,
     /// Fields that had no effect, in the client's order.
     pub ignored: Vec<String>,
 }
@@ -85,6 +89,17 @@ pub struct Sampling {
     pub frequency_penalty: Option<f64>,
     pub logit_bias: Vec<(u32, f64)>,
     pub seed: Option<u64>,
+}
+
+/// Which of the same client's earlier prompts one may begin with, so that less is evaluated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PromptCache {
+    /// Those without a key.
+    Shared,
+    /// Those with this key.
+    Keyed(String),
+    /// None, and none later may begin with it.
+    Off,
 }
 
 /// How the answer is delivered.
@@ -120,6 +135,7 @@ impl Options {
             ignore_eos: fields.flag("ignore_eos")?.unwrap_or(false),
             delivery: delivery(fields, &mut ignored)?,
             timeout: timeout(fields)?,
+            prompt_cache: prompt_cache(fields)?,
             ignored,
         })
     }
@@ -237,8 +253,23 @@ fn timeout(fields: &mut Fields) -> Result<Option<Duration>, Invalid> {
     Ok(seconds.map(Duration::from_secs_f64))
 }
 
+fn prompt_cache(fields: &mut Fields) -> Result<PromptCache, Invalid> {
+    const NAME: &str = "prompt_cache_key";
+    let wanted = fields.flag("cache_prompt")?.unwrap_or(true);
+    match fields.text(NAME)? {
+        Some(key) if key.len() > CACHE_KEY_BYTES_MAX => {
+            Err(Invalid::value(NAME, format!("`{NAME}` must be a string of up to {CACHE_KEY_BYTES_MAX} bytes")))
+        }
+        Some(_) | None if !wanted => Ok(PromptCache::Off),
+        Some(key) if !key.is_empty() => Ok(PromptCache::Keyed(key)),
+        Some(_) | None => Ok(PromptCache::Shared),
+    }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
+    use serde_json::json;
+
     use super::*;
 
     /// Small, so that a test can be beyond them.
@@ -252,4 +283,23 @@ pub(super) mod tests {
         top_logprobs: 20,
         strict: false,
     };
+
+    #[test]
+    fn a_prompt_cache_is_shared_keyed_or_off() {
+        let given = |body: Value| {
+            let Value::Object(map) = body else { panic!("a body is an object") };
+            prompt_cache(&mut Fields::new(map, ""))
+        };
+        let key = |key: &str| Ok(PromptCache::Keyed(key.to_owned()));
+        assert_eq!(given(json!({})), Ok(PromptCache::Shared));
+        assert_eq!(given(json!({ "prompt_cache_key": "", "cache_prompt": true })), Ok(PromptCache::Shared));
+        assert_eq!(given(json!({ "prompt_cache_key": "a" })), key("a"));
+        assert_eq!(given(json!({ "prompt_cache_key": "a", "cache_prompt": false })), Ok(PromptCache::Off));
+        let long = "k".repeat(CACHE_KEY_BYTES_MAX + 1);
+        for body in [json!({ "prompt_cache_key": long }), json!({ "prompt_cache_key": 1 })] {
+            let error = given(body).expect_err("no key");
+            assert_eq!(error.param.as_deref(), Some("prompt_cache_key"));
+        }
+        assert!(given(json!({ "cache_prompt": "no" })).is_err());
+    }
 }

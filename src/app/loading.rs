@@ -26,6 +26,8 @@ use crate::text::vocabulary::GgufVocabulary;
 
 /// The id of the model that comes without a name.
 const DEFAULT_ID: &str = "SmolLM2-135M-Instruct";
+/// Digits of a model's commit that the fingerprint shows.
+const REVISION_DIGITS: usize = 12;
 /// One line of progress for so many parts of a load.
 const PROGRESS_PARTS: usize = 4;
 
@@ -60,7 +62,7 @@ pub(super) fn open(settings: &Settings) -> anyhow::Result<Opened> {
         context_tokens: plan.context_tokens,
         quantization: checkpoint.quantisation(),
         adapter: None,
-        fingerprint: fingerprint(&checkpoint),
+        fingerprint: fingerprint(&checkpoint, &path),
         defaults: defaults(checkpoint.generation_defaults()),
     };
     let (text, checkpoint) = (Arc::new(text), Arc::new(checkpoint));
@@ -212,10 +214,12 @@ fn created(path: &Path) -> u64 {
     modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok()).map_or(0, |since| since.as_secs())
 }
 
-/// Version, revision of the program and representation of the weights in one word.
-fn fingerprint(checkpoint: &Checkpoint) -> String {
+/// Version and revision of the program, revision of the model if it came from the hub, and representation of the weights
+/// in one word.
+fn fingerprint(checkpoint: &Checkpoint, path: &Path) -> String {
     let (version, revision) = (env!("CARGO_PKG_VERSION"), env!("SANCTUM_MLX_REVISION"));
-    format!("sanctum-mlx-{version}-{revision}-{}", checkpoint.quantisation())
+    let model = hub::commit_of(path).map(|commit| format!("{}-", &commit[..REVISION_DIGITS])).unwrap_or_default();
+    format!("sanctum-mlx-{version}-{revision}-{model}{}", checkpoint.quantisation())
 }
 
 fn defaults(recommended: &GenerationDefaults) -> Defaults {

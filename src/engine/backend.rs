@@ -65,8 +65,8 @@ impl Memory {
 pub struct Ask<'a> {
     /// Not empty, and fits the context.
     pub prompt: &'a [u32],
-    /// What an earlier row left is used again only if that was of the same scope.
-    pub scope: &'a Arc<str>,
+    /// What another row computed is used again only if that was of the same bucket; without one, nothing is.
+    pub bucket: Option<&'a Arc<str>>,
     /// How tokens are chosen.
     pub sampling: &'a Sampling,
     /// What restricts them.
@@ -78,8 +78,8 @@ pub struct Ask<'a> {
 impl<'a> Ask<'a> {
     /// Without a constraint, to be decoded for as long as the context lasts.
     #[must_use]
-    pub fn new(prompt: &'a [u32], scope: &'a Arc<str>, sampling: &'a Sampling) -> Self {
-        Self { prompt, scope, sampling, constraint: None, tokens_max: u32::MAX }
+    pub fn new(prompt: &'a [u32], bucket: &'a Arc<str>, sampling: &'a Sampling) -> Self {
+        Self { prompt, bucket: Some(bucket), sampling, constraint: None, tokens_max: u32::MAX }
     }
 }
 
@@ -118,7 +118,7 @@ pub trait Backend {
     fn open(&mut self, row: RowId, ask: Ask<'_>);
 
     /// Called once, before the row's first prefill: how many of the prompt's first tokens need not be evaluated, because
-    /// what another row of the same scope has computed is used again; fewer than all.
+    /// what another row of the same bucket has computed is used again; fewer than all.
     ///
     /// # Errors
     /// The device failed; nothing can go on.

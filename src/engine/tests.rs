@@ -229,6 +229,7 @@ fn job(handle: &Handle, prompt: &[u32], tokens_max: u32, queue_deadline: Instant
         id: handle.next_id(),
         prompt: prompt.to_vec(),
         scope: Arc::from(""),
+        bucket: None,
         sampling: Sampling::greedy(),
         constraint: None,
         limits: Limits { tokens_max, stop_tokens: Vec::new(), queue_deadline },

@@ -356,7 +356,8 @@ impl<B: Backend> Inference<B> {
             let (id, constraint) = (self.fresh_row(), submission.job.constraint.take());
             let job = &submission.job;
             let (sampling, tokens_max) = (&job.sampling, job.limits.tokens_max);
-            let ask = Ask { prompt: &job.prompt, scope: &job.scope, sampling, constraint, tokens_max };
+            let bucket = job.bucket.as_ref();
+            let ask = Ask { prompt: &job.prompt, bucket, sampling, constraint, tokens_max };
             self.backend.open(id, ask);
             tracing::debug!(job = job.id.0, row = id.0, prompt_tokens = job.prompt.len(), "admitted");
             self.served.note(&job.scope);

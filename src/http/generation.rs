@@ -281,7 +281,7 @@ impl Generation {
         let reason = if reason == FinishReason::Stop && choice.tally.calls { FinishReason::ToolCalls } else { reason };
         let reasoning_tokens = u64::from(choice.tally.reasoning_tokens);
         let completion = Completion { tokens: u64::from(tokens), reasoning_tokens };
-        let timings = timings(times, prompt.all - prompt.cached, tokens, code);
+        let timings = timings(times, prompt, tokens, code);
         self.ready.push_back(Step::Ended { index, ending: Ending { reason, completion, timings } });
     }
 
@@ -360,18 +360,23 @@ fn refused(state: &State, refusal: Refusal) -> Problem {
     }
 }
 
-fn timings(times: job::Timings, prompt_tokens: u32, completion_tokens: u32, code: Option<&'static str>) -> Timings {
+fn timings(times: job::Timings, prompt: PromptTokens, completion_tokens: u32, code: Option<&'static str>) -> Timings {
     let rate = |count: u32, time: Duration| if time.is_zero() { 0.0 } else { f64::from(count) / time.as_secs_f64() };
     let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+    let each = |count: u32, time: Duration| milliseconds(time) / f64::from(count.max(1));
+    // The first token belongs to the prefill.
+    let (evaluated, decoded) = (prompt.all - prompt.cached, completion_tokens.saturating_sub(1));
     Timings {
         queue_ms: milliseconds(times.queue),
-        prompt_n: u64::from(prompt_tokens),
+        cache_n: u64::from(prompt.cached),
+        prompt_n: u64::from(evaluated),
         prompt_ms: milliseconds(times.prefill),
-        prompt_per_second: rate(prompt_tokens, times.prefill),
+        prompt_per_token_ms: each(evaluated, times.prefill),
+        prompt_per_second: rate(evaluated, times.prefill),
         predicted_n: u64::from(completion_tokens),
         predicted_ms: milliseconds(times.decode),
-        // The first token belongs to the prefill.
-        predicted_per_second: rate(completion_tokens.saturating_sub(1), times.decode),
+        predicted_per_token_ms: each(decoded, times.decode),
+        predicted_per_second: rate(decoded, times.decode),
         code,
     }
 }

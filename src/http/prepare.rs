@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::api::chat::ThinkingBudget;
 use crate::api::error::Invalid;
-use crate::api::options::{self, Bounds, Delivery, Options};
+use crate::api::options::{self, Bounds, Delivery, Options, PromptCache};
 use crate::config::settings::Settings;
 use crate::engine::backend::Capacity;
 use crate::http::constrain::{Asked, Calls, Restricted};
@@ -60,6 +60,7 @@ pub(crate) struct Prepared {
     pub(crate) stop: Vec<String>,
     pub(crate) delivery: Delivery,
     pub(crate) timeout: Option<Duration>,
+    prompt_cache: PromptCache,
     /// Fields that had no effect.
     pub(crate) ignored: Vec<String>,
     /// How answers are read.
@@ -154,6 +155,7 @@ impl Loaded<'_> {
             stop: options.stop,
             delivery: options.delivery,
             timeout: options.timeout,
+            prompt_cache: options.prompt_cache,
             ignored: options.ignored,
             layout,
         })
@@ -241,9 +243,20 @@ impl Prepared {
             id,
             prompt: tokens.clone(),
             scope: Arc::clone(scope),
+            bucket: self.bucket(scope),
             sampling: Sampling { seed, ..self.sampling.clone() },
             constraint: self.restricted.as_ref().map(Restricted::constraint),
             limits: Limits { tokens_max: *tokens_max, stop_tokens: self.stop_tokens.clone(), queue_deadline },
+        }
+    }
+
+    /// Where states of prompts are kept: apart for each client, and for each of its keys. A key cannot contain a NUL, so
+    /// no two pairs of client and key make the same word.
+    fn bucket(&self, scope: &str) -> Option<Arc<str>> {
+        match &self.prompt_cache {
+            PromptCache::Shared => Some(format!("{scope}\0").into()),
+            PromptCache::Keyed(key) => Some(format!("{scope}\0{key}").into()),
+            PromptCache::Off => None,
         }
     }
 }

@@ -80,6 +80,14 @@ pub(super) fn is_commit(text: &str) -> bool {
     text.len() == COMMIT_DIGITS && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
+/// The commit of a path to load that a snapshot holds.
+pub(super) fn commit_of(path: &Path) -> Option<&str> {
+    path.ancestors().find_map(|folder| {
+        let is_snapshot = folder.parent()?.file_name()? == "snapshots";
+        folder.file_name()?.to_str().filter(|commit| is_snapshot && is_commit(commit))
+    })
+}
+
 /// The path to load from a snapshot: the named `.gguf`, a folder with config, tokenizer and all of its weights, or the
 /// only `.gguf`. Links whose blob is gone count as absent.
 fn complete(snapshot: &Path, name: &ModelName) -> Option<PathBuf> {
@@ -112,4 +120,21 @@ fn shards(index: &Path) -> Option<Vec<String>> {
     names.sort_unstable();
     names.dedup();
     Some(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_in_a_snapshot_has_its_commit_and_any_other_has_none() {
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        let inside = format!("/c/models--a--b/snapshots/{commit}");
+        assert_eq!(commit_of(Path::new(&inside)), Some(commit));
+        assert_eq!(commit_of(Path::new(&format!("{inside}/model.gguf"))), Some(commit));
+        for outside in [format!("/c/{commit}"), "/c/snapshots/main".to_owned(), "model.gguf".to_owned(), "/".to_owned()]
+        {
+            assert_eq!(commit_of(Path::new(&outside)), None, "{outside}");
+        }
+    }
 }

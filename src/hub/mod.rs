@@ -122,6 +122,12 @@ impl Access {
     }
 }
 
+/// The commit of a path that [`Access::resolve`] gave, if it came from the hub.
+#[must_use]
+pub fn commit_of(path: &Path) -> Option<&str> {
+    cache::commit_of(path)
+}
+
 /// hf-hub knows the hub's address and shows it in the URLs that it makes.
 fn endpoint_of_hf_hub() -> Result<String, HubError> {
     let api = ApiBuilder::new().build().map_err(|error| HubError::protocol("hf-hub", error.to_string()))?;

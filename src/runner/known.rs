@@ -1,4 +1,4 @@
-//! What was computed before and a prompt can begin with: the states of open rows and of closed ones, of the same scope. It
+//! What was computed before and a prompt can begin with: the states of open rows and of closed ones, of the same bucket. It
 //! owns which of them spares the prompt most, and why none does; it refuses to know what a state is, beyond to which
 //! beginnings it can be cut.
 

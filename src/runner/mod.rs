@@ -17,7 +17,7 @@
 //! choice depends on earlier tokens by more than the scores (penalties, constraints) do not guess.
 //!
 //! A row that ends leaves its caches to the prefix index, stopped and cancelled rows included; a prompt that begins like an
-//! earlier one of the same scope, or like one that is open now, begins with a copy of what was computed for that, cut to
+//! earlier one of the same bucket, or like one that is open now, begins with a copy of what was computed for that, cut to
 //! what both share.
 //!
 //! After each call a row's recorded tokens (its prompt as far as evaluated, and every token returned) are the tokens in its
@@ -45,7 +45,7 @@ use crate::model::{LoadFailure, Model};
 use crate::runner::draft::{Costs, Drafting};
 use crate::runner::known::{Known, PREFIX_TOKENS_MIN};
 use crate::runner::pacing::Pacing;
-use crate::runner::row::Row;
+use crate::runner::row::{Left, Row};
 use crate::sample::Sampler;
 use crate::telemetry::metrics::DraftCounters;
 use crate::telemetry::misses::Misses;
@@ -230,11 +230,12 @@ impl Runner {
         self
     }
 
-    /// Caches for a prompt, with as much of its beginning as another row of the scope has computed.
-    fn caches(&mut self, prompt: &[u32], scope: &Arc<str>) -> Result<Vec<KvCache>, MlxError> {
+    /// Caches for a prompt, with as much of its beginning as another row of the bucket has computed.
+    fn caches(&mut self, prompt: &[u32], bucket: Option<&Arc<str>>) -> Result<Vec<KvCache>, MlxError> {
         let room = prompt.len() + 1;
-        let open = self.rows.values().filter(|row| row.scope() == scope).map(Row::computed);
-        match self.known.longest(scope, prompt, open.filter(|(tokens, _)| !tokens.is_empty())) {
+        let Some(bucket) = bucket else { return Ok(self.model.caches(self.coding, room)) };
+        let open = self.rows.values().filter(|row| row.bucket() == Some(bucket)).map(Row::computed);
+        match self.known.longest(bucket, prompt, open.filter(|(tokens, _)| !tokens.is_empty())) {
             Some((tokens, caches)) => caches.iter().map(|cache| cache.fork(tokens, room)).collect(),
             None => Ok(self.model.caches(self.coding, room)),
         }
@@ -252,12 +253,12 @@ impl Backend for Runner {
     }
 
     fn open(&mut self, row: RowId, ask: Ask<'_>) {
-        let Ask { prompt, scope, sampling, constraint, tokens_max } = ask;
+        let Ask { prompt, bucket, sampling, constraint, tokens_max } = ask;
         assert!(!prompt.is_empty(), "the engine opens no row without a prompt");
         assert!(prompt.len() < self.capacity.context_tokens as usize, "the engine checks the context");
         let sampler = Sampler::new(sampling, prompt, self.capacity.logit_width as usize, constraint);
         let tokens_max = prompt.len().saturating_add(tokens_max as usize).min(self.capacity.context_tokens as usize);
-        let mut opened = Row::new(prompt, scope, sampler, tokens_max);
+        let mut opened = Row::new(prompt, bucket, sampler, tokens_max);
         if self.drafting.is_some() {
             opened.guess_ahead();
         }
@@ -267,11 +268,11 @@ impl Backend for Runner {
     }
 
     fn begin(&mut self, row: RowId) -> Result<u32, DeviceFault> {
-        let (prompt, scope) = {
+        let (prompt, bucket) = {
             let (_, row) = self.row(row);
-            (row.prompt().to_vec(), Arc::clone(row.scope()))
+            (row.prompt().to_vec(), row.bucket().cloned())
         };
-        let caches = self.caches(&prompt, &scope)?;
+        let caches = self.caches(&prompt, bucket.as_ref())?;
         // What was copied is let go of before its owner's next step, which then changes it in place.
         mlx::eval(caches.iter().flat_map(KvCache::arrays))?;
         let cached = caches.first().map_or(0, KvCache::tokens);
@@ -309,9 +310,9 @@ impl Backend for Runner {
     fn close(&mut self, row: RowId) {
         let row = self.rows.remove(&row).expect("the engine closes only rows that it opened");
         match row.close() {
-            Ok((scope, tokens, caches)) if tokens.len() >= PREFIX_TOKENS_MIN => {
+            Ok(Left { bucket: Some(bucket), tokens, caches }) if tokens.len() >= PREFIX_TOKENS_MIN => {
                 let bytes = caches.iter().map(KvCache::bytes).sum();
-                self.known.kept.insert(&scope, tokens, caches, bytes);
+                self.known.kept.insert(&bucket, tokens, caches, bytes);
             }
             Ok(_) => {}
             // A device that refuses this fails the next step too, and says so there.

@@ -21,8 +21,8 @@ pub(super) struct Row {
     recorded: usize,
     /// Tokens of prompt and answer at most.
     tokens_max: usize,
-    /// Whose row it is; see `Job::scope`.
-    scope: Arc<str>,
+    /// Where its states are left; see `Job::bucket`.
+    bucket: Option<Arc<str>>,
     /// One a layer.
     pub(super) caches: Vec<KvCache>,
     /// The caches without the step that is built and not submitted, for a row that ends before it is.
@@ -36,15 +36,26 @@ pub(super) struct Row {
     drafter: Option<Drafter>,
 }
 
+/// What a row leaves behind.
+#[derive(Debug)]
+pub(super) struct Left {
+    /// Where it is left.
+    pub(super) bucket: Option<Arc<str>>,
+    /// The tokens that the caches hold.
+    pub(super) tokens: Vec<u32>,
+    /// One a layer.
+    pub(super) caches: Vec<KvCache>,
+}
+
 impl Row {
     /// A row of which nothing is computed, and of which no more tokens than these are wanted.
-    pub(super) fn new(prompt: &[u32], scope: &Arc<str>, sampler: Sampler, tokens_max: usize) -> Self {
+    pub(super) fn new(prompt: &[u32], bucket: Option<&Arc<str>>, sampler: Sampler, tokens_max: usize) -> Self {
         Self {
             tokens: prompt.to_vec(),
             prompt_tokens: prompt.len(),
             recorded: 0,
             tokens_max,
-            scope: Arc::clone(scope),
+            bucket: bucket.cloned(),
             caches: Vec::new(),
             before: None,
             sampler,
@@ -72,9 +83,9 @@ impl Row {
         &self.tokens[..self.prompt_tokens]
     }
 
-    /// Whose row it is.
-    pub(super) fn scope(&self) -> &Arc<str> {
-        &self.scope
+    /// Where its states are left.
+    pub(super) fn bucket(&self) -> Option<&Arc<str>> {
+        self.bucket.as_ref()
     }
 
     /// What is computed of the row, and submitted: the tokens, and caches that hold them.
@@ -209,16 +220,16 @@ impl Row {
         }
     }
 
-    /// Ends the row: whose it was, the tokens that its caches hold, and the caches, which hold nothing that is still to be
-    /// computed: a step that was not submitted never will be for this row, one that was is waited for.
-    pub(super) fn close(mut self) -> Result<(Arc<str>, Vec<u32>, Vec<KvCache>)> {
+    /// Ends the row. The caches that it leaves hold nothing that is still to be computed: a step that was not submitted never
+    /// will be for this row, one that was is waited for.
+    pub(super) fn close(mut self) -> Result<Left> {
         self.forget_unrecorded();
         if let Some(before) = self.before.take().filter(|_| self.recorded > 0) {
             self.caches = before;
         }
         eval(self.cached())?;
         self.tokens.truncate(self.caches.first().map_or(0, KvCache::tokens));
-        Ok((self.scope, self.tokens, self.caches))
+        Ok(Left { bucket: self.bucket, tokens: self.tokens, caches: self.caches })
     }
 
     /// Takes from the caches what no returned token accounts for.

@@ -1,7 +1,6 @@
 //! One real token through the real path before anyone is told that the model is ready, the size of a prefill chunk, and what
 //! a pass that checks a draft costs.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::cache::{Coding, GROWTH_TOKENS, KvCache};
@@ -106,7 +105,7 @@ fn step_time(model: &dyn Model, plan: &Plan, coding: Coding, tokens: usize) -> R
 fn open(model: &dyn Model, plan: &Plan, coding: Coding, tokens: u32) -> Row {
     let prompt = vec![TOKEN; tokens as usize];
     let sampler = Sampler::new(&Sampling::greedy(), &prompt, plan.logit_width as usize, None);
-    let mut row = Row::new(&prompt, &Arc::from(""), sampler, plan.context_tokens as usize);
+    let mut row = Row::new(&prompt, None, sampler, plan.context_tokens as usize);
     row.begin(model.caches(coding, prompt.len()));
     row
 }

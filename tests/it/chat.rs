@@ -104,3 +104,26 @@ fn e11_a_prompt_of_one_identity_is_computed_anew_for_another() {
     assert_eq!((again, evaluated), (text, 2), "all but two tokens are known");
     assert_eq!(cached, all - 2);
 }
+
+#[test]
+fn a_prompt_begins_with_earlier_ones_of_its_key_and_with_none_when_told_so() {
+    let running = Server::new(&crate::support::tiny()).ready();
+    let plain = Client::new(&format!("http://{}", running.plain()), None, Duration::from_secs(120)).expect("a client");
+    let words = "a b c d e f g h ".repeat(8);
+    let cached = |more: Value| {
+        let mut request = json!({"messages": [{"role": "user", "content": words}], "temperature": 0, "max_tokens": 4});
+        request.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        let answer: Value = plain.post("/v1/chat/completions", &request).expect("an answer").json().expect("JSON");
+        let cached = answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().expect("a count");
+        assert_eq!(answer["timings"]["cache_n"], cached);
+        cached > 0
+    };
+    assert!(!cached(json!({"cache_prompt": false})));
+    assert!(!cached(json!({"cache_prompt": false})), "it left nothing");
+    assert!(!cached(json!({})), "it left nothing to anyone");
+    assert!(!cached(json!({"cache_prompt": false})), "it takes nothing");
+    assert!(cached(json!({})));
+    assert!(!cached(json!({"prompt_cache_key": "mine"})), "another key's is not taken");
+    assert!(cached(json!({"prompt_cache_key": "mine"})));
+    assert!(!cached(json!({"prompt_cache_key": "yours"})));
+}

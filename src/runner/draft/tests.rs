@@ -57,7 +57,7 @@ fn repetitive(tokens: usize) -> Vec<u32> {
 
 fn open(runner: &mut Runner, row: u64, scope: &str, ask: Ask<'_>) {
     let scope = Arc::from(scope);
-    runner.open(RowId(row), Ask { scope: &scope, ..ask });
+    runner.open(RowId(row), Ask { bucket: Some(&scope), ..ask });
     runner.begin(RowId(row)).expect("memory");
     while runner.prefill(RowId(row), 16).expect("runs") > 0 {}
 }
