@@ -23,7 +23,7 @@
 //! | [`runner`] | `Backend` on a model: chunked prefill, the step that runs ahead, guesses and their gate, warm-up |
 //! | [`hub`] | model names → local folders |
 //! | [`client`] | the HTTP client of probes |
-//! | [`http`] | listeners, router, chat, streams, health, drain of connections |
+//! | [`http`] | listeners, router, chat and plain completions, streams, health, the page, drain of connections |
 //! | [`ops`] | certificates, manifests, watchers, doctor; never loads a model |
 //! | [`app`] | the composition root: the only module that sees every layer |
 //!

@@ -108,7 +108,7 @@ pub struct Timings {
 pub struct Head {
     /// Same in every chunk of one answer.
     pub id: String,
-    /// `chat.completion` or `chat.completion.chunk`.
+    /// What the body is.
     pub object: &'static str,
     /// Unix seconds.
     pub created: u64,

@@ -35,6 +35,13 @@ pub struct Model {
     pub adapter: Option<String>,
 }
 
+/// `GET /health/live` and `GET /health/ready`, while it is so.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Status {
+    /// `live` or `ready`.
+    pub status: &'static str,
+}
+
 /// The state of the engine: the gauges in which the incident would have been visible.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct EngineState {
@@ -71,6 +78,8 @@ pub struct Health {
     pub memory: MemoryState,
     /// The last token that the process asked itself for.
     pub last_self_probe: Option<SelfProbeState>,
+    /// How fast the last answer was decoded.
+    pub last_answer_tokens_per_second: Option<f64>,
     /// The file that this process was started from.
     pub executable: ExecutableState,
     /// Prompts for which nothing that was computed could be used.

@@ -170,7 +170,8 @@ impl Generation {
 
     /// What the request has cost.
     pub(crate) fn usage(&self, completion: Completion) -> Usage {
-        let sum = |tokens: fn(&PromptTokens) -> u32| self.prompts.iter().map(|prompt| u64::from(tokens(prompt))).sum::<u64>();
+        let sum =
+            |tokens: fn(&PromptTokens) -> u32| self.prompts.iter().map(|prompt| u64::from(tokens(prompt))).sum::<u64>();
         Usage::new(sum(|prompt| prompt.all), sum(|prompt| prompt.cached), completion)
     }
 
@@ -279,6 +280,8 @@ impl Generation {
             self.metrics.empty_completions.inc();
         }
         let reason = if reason == FinishReason::Stop && choice.tally.calls { FinishReason::ToolCalls } else { reason };
+        // The first token belongs to the prefill.
+        self.metrics.speed.note(tokens.saturating_sub(1), times.decode);
         let reasoning_tokens = u64::from(choice.tally.reasoning_tokens);
         let completion = Completion { tokens: u64::from(tokens), reasoning_tokens };
         let timings = timings(times, prompt, tokens, code);

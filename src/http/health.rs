@@ -3,7 +3,9 @@
 
 use hyper::{Response, StatusCode};
 
-use crate::api::models::{EngineState, ExecutableState, Health, MemoryState, PrefixMiss, PrefixMisses, SelfProbeState};
+use crate::api::models::{
+    EngineState, ExecutableState, Health, MemoryState, PrefixMiss, PrefixMisses, SelfProbeState, Status,
+};
 use crate::http::State;
 use crate::http::error::Problem;
 use crate::http::reply::{self, Body};
@@ -12,20 +14,30 @@ use crate::telemetry::metrics::{self, EngineGauges, MemoryGauges, SelfProbeGauge
 
 /// The process is alive: it parsed this request. Looks at nothing else (P1).
 pub(crate) fn live() -> Response<Body> {
-    reply::json(StatusCode::OK, br#"{"status":"live"}"#.to_vec())
+    status("live")
 }
 
 /// A real token was generated and the engine makes progress, or why that is not so (P2).
 pub(crate) fn ready(state: &State) -> Result<Response<Body>, Problem> {
     check_answering(state)?;
-    Ok(reply::json(StatusCode::OK, br#"{"status":"ready"}"#.to_vec()))
+    Ok(status("ready"))
 }
 
-/// Everything, for a person; 503 while the engine cannot answer.
+fn status(status: &'static str) -> Response<Body> {
+    reply::json(StatusCode::OK, serde_json::to_vec(&Status { status }).expect("a status is plain data"))
+}
+
+/// Everything, as JSON; 503 while the engine cannot answer.
 pub(crate) fn report(state: &State) -> Response<Body> {
+    let status = if check_answering(state).is_ok() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    reply::json(status, serde_json::to_vec(&health(state)).expect("health is plain data"))
+}
+
+/// Everything.
+pub(crate) fn health(state: &State) -> Health {
     let pulse = state.lifecycle.heartbeat.pulse();
     let binary_wrong = state.metrics.binary_integrity.wrong();
-    let health = Health {
+    Health {
         engine: engine_state(state, &pulse),
         running_rows: pulse.running,
         steps: pulse.steps,
@@ -33,6 +45,7 @@ pub(crate) fn report(state: &State) -> Response<Body> {
         requests_in_flight: state.lifecycle.drain.in_flight(),
         memory: memory(state),
         last_self_probe: last_self_probe(state),
+        last_answer_tokens_per_second: state.metrics.speed.last(),
         executable: executable(state, binary_wrong.is_none()),
         prefix_misses: prefix_misses(state),
         runtime_tick_age_seconds: seconds(pulse.runtime_tick_age_ms),
@@ -42,9 +55,7 @@ pub(crate) fn report(state: &State) -> Response<Body> {
         uptime_seconds: state.started.elapsed().as_secs_f64(),
         model: state.served.get().map(|served| served.card.id.clone()),
         version: env!("CARGO_PKG_VERSION"),
-    };
-    let status = if check_answering(state).is_ok() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    reply::json(status, serde_json::to_vec(&health).expect("health is plain data"))
+    }
 }
 
 /// The registry as text.

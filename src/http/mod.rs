@@ -19,6 +19,7 @@ mod health;
 pub mod listener;
 mod logprobs;
 mod models;
+mod page;
 mod prepare;
 mod reading;
 mod reply;

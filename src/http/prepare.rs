@@ -91,17 +91,7 @@ pub(crate) struct Layout {
 impl Loaded<'_> {
     /// What a request may ask for at most.
     pub(crate) fn bounds(&self) -> Bounds {
-        let limits = &self.settings.limits;
-        Bounds {
-            n: limits.n,
-            answers: limits.queue_jobs.max(limits.n),
-            stop_strings: limits.stop_strings,
-            logit_bias: limits.logit_bias,
-            messages: limits.messages,
-            tools: limits.tools,
-            top_logprobs: limits.top_logprobs,
-            strict: self.settings.strict,
-        }
+        bounds(self.settings)
     }
 
     /// Whether this model can do what is chosen: its name and its token ids.
@@ -199,6 +189,21 @@ impl Loaded<'_> {
     }
 }
 
+/// What a request may ask for at most.
+pub(crate) fn bounds(settings: &Settings) -> Bounds {
+    let limits = &settings.limits;
+    Bounds {
+        n: limits.n,
+        answers: limits.queue_jobs.max(limits.n),
+        stop_strings: limits.stop_strings,
+        logit_bias: limits.logit_bias,
+        messages: limits.messages,
+        tools: limits.tools,
+        top_logprobs: limits.top_logprobs,
+        strict: settings.strict,
+    }
+}
+
 /// An answer of a certain form is over when it is complete, whatever else is asked for. `must_call` is set when that form
 /// is a call.
 pub(crate) fn check_endings(options: &Options, must_call: Option<&str>) -> Result<(), Invalid> {
@@ -222,7 +227,8 @@ pub(crate) fn unspeakable(field: &str, error: TextError) -> Problem {
             Invalid::value(field, error.to_string()).into()
         }
         TextError::TooLong { .. } => {
-            Invalid { message: error.to_string(), param: Some(field.to_owned()), code: "context_length_exceeded" }.into()
+            Invalid { message: error.to_string(), param: Some(field.to_owned()), code: "context_length_exceeded" }
+                .into()
         }
         TextError::Encode(_) => Failure::Row(error.to_string()).into(),
     }

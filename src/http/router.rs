@@ -22,7 +22,7 @@ use crate::http::completions::Completions;
 use crate::http::connection::{Doorway, HEADERS_MAX, Peer};
 use crate::http::error::Problem;
 use crate::http::reply::Body;
-use crate::http::{State, generate, health, models, tokens};
+use crate::http::{State, generate, health, models, page, tokens};
 use crate::lifecycle::phase::Phase;
 
 /// Bytes of a request id that a client may choose.
@@ -61,6 +61,7 @@ enum Route {
     Ready,
     Health,
     Metrics,
+    Page,
 }
 
 impl Route {
@@ -72,7 +73,9 @@ impl Route {
     fn takes_body(&self) -> bool {
         match self {
             Self::Chat | Self::Completions | Self::Tokenize | Self::Detokenize => true,
-            Self::Models | Self::Model(_) | Self::Live | Self::Ready | Self::Health | Self::Metrics => false,
+            Self::Models | Self::Model(_) | Self::Live | Self::Ready | Self::Health | Self::Metrics | Self::Page => {
+                false
+            }
         }
     }
 
@@ -85,7 +88,8 @@ impl Route {
             | Self::Chat
             | Self::Completions
             | Self::Tokenize
-            | Self::Detokenize => false,
+            | Self::Detokenize
+            | Self::Page => false,
         }
     }
 
@@ -102,9 +106,26 @@ impl Route {
             Self::Ready => "ready",
             Self::Health => "health",
             Self::Metrics => "metrics",
+            Self::Page => "page",
         }
     }
 }
+
+/// Routes without a variable part.
+static FIXED: [(&str, Route); 10] = [
+    ("/", Route::Page),
+    ("/v1/models", Route::Models),
+    ("/v1/chat/completions", Route::Chat),
+    ("/v1/completions", Route::Completions),
+    ("/v1/tokenize", Route::Tokenize),
+    ("/v1/detokenize", Route::Detokenize),
+    ("/health/live", Route::Live),
+    ("/health/ready", Route::Ready),
+    ("/health", Route::Health),
+    ("/metrics", Route::Metrics),
+];
+/// [`Route::Model`].
+const MODEL: &str = "/v1/models/{*id}";
 
 /// What of a request its response repeats or its log line names.
 struct Caller {
@@ -117,25 +138,14 @@ struct Caller {
 
 /// The table of routes. Every method comes to the same handler, which checks the door before it judges the method.
 pub(crate) fn routes(state: &Arc<State>) -> Router {
-    let fixed = [
-        ("/v1/models", Route::Models),
-        ("/v1/chat/completions", Route::Chat),
-        ("/v1/completions", Route::Completions),
-        ("/v1/tokenize", Route::Tokenize),
-        ("/v1/detokenize", Route::Detokenize),
-        ("/health/live", Route::Live),
-        ("/health/ready", Route::Ready),
-        ("/health", Route::Health),
-        ("/metrics", Route::Metrics),
-    ];
     let mut router = Router::new();
-    for (path, route) in fixed {
+    for (path, route) in FIXED.iter().cloned() {
         let handler = |extract::State(state): extract::State<Arc<State>>,
                        Extension(peer): Extension<Arc<Peer>>,
                        request| async move { answer(&state, &peer, request, Ok(route)).await };
         router = router.route(path, any(handler));
     }
-    router.route("/v1/models/{*id}", any(model)).fallback(nothing).with_state(Arc::clone(state))
+    router.route(MODEL, any(model)).fallback(nothing).with_state(Arc::clone(state))
 }
 
 /// A model by its id, decoded; ids with slashes work raw and encoded.
@@ -248,6 +258,7 @@ async fn admit(
         (true, Route::Ready) => health::ready(state),
         (true, Route::Health) => Ok(health::report(state)),
         (true, Route::Metrics) => Ok(health::metrics(state)),
+        (true, Route::Page) => Ok(page::page(state, peer.door, &head)),
         (false, route) if head.method == Method::POST => post(state, peer, route, (&head, body), arrived).await,
         (_, route) => Err(Problem::MethodNotAllowed(route.allow())),
     }
@@ -269,7 +280,7 @@ async fn post(
         Route::Completions => generate::answer::<Completions>(state, peer, head, body, arrived).await,
         Route::Tokenize => tokens::tokenize(state, body).await,
         Route::Detokenize => tokens::detokenize(state, body).await,
-        Route::Models | Route::Model(_) | Route::Live | Route::Ready | Route::Health | Route::Metrics => {
+        Route::Models | Route::Model(_) | Route::Live | Route::Ready | Route::Health | Route::Metrics | Route::Page => {
             Err(Problem::MethodNotAllowed(route.allow()))
         }
     }
@@ -319,7 +330,7 @@ mod tests {
 
     #[test]
     fn a_route_of_openais_that_is_not_served_says_so() {
-        for path in ["/v1/embeddings", "/v1/audio/speech", "/openapi.json"] {
+        for path in ["/v1/embeddings", "/v1/audio/speech", "/v1/responses"] {
             assert!(matches!(unknown(path), Problem::UnservedRoute(_)), "{path}");
         }
         for path in ["/v1/embeddingsx", "/v1", "", "/health/"] {

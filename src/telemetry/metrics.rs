@@ -14,6 +14,7 @@ use prometheus_client::registry::{Metric, Registry};
 use crate::telemetry::binary::BinaryIntegrity;
 use crate::telemetry::companions::Companions;
 use crate::telemetry::misses::Misses;
+use crate::telemetry::speed::Speed;
 
 /// The media type of [`Metrics::render`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -68,6 +69,8 @@ pub struct Metrics {
     pub binary_integrity: BinaryIntegrity,
     /// How long ago each watcher last looked.
     pub companions: Companions,
+    /// How fast the last answer was; told in `/health`.
+    pub speed: Speed,
 }
 
 /// What became of guessed tokens. Clones count together.
@@ -251,6 +254,7 @@ impl Metrics {
             tls_not_after: Family::default(),
             binary_integrity: BinaryIntegrity::default(),
             companions: Companions::default(),
+            speed: Speed::default(),
         };
         metrics.register();
         metrics

@@ -6,3 +6,4 @@ pub mod logs;
 pub mod metrics;
 pub mod misses;
 pub mod rotated;
+pub mod speed;

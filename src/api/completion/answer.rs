@@ -152,12 +152,8 @@ mod tests {
             token_ids: Some(&[4, 5]),
         };
         let usage = Usage::new(3, 1, Completion { tokens: 2, reasoning_tokens: 0 });
-        let answer = TextCompletion {
-            head: &head(),
-            choices: &[choice],
-            usage: Some(Some(usage)),
-            timings: Some(TIMINGS),
-        };
+        let answer =
+            TextCompletion { head: &head(), choices: &[choice], usage: Some(Some(usage)), timings: Some(TIMINGS) };
         insta::assert_snapshot!(serde_json::to_string(&answer).expect("plain data"), @r#"{"id":"cmpl-1","object":"text_completion","created":7,"model":"org/model","system_fingerprint":"v1","choices":[{"index":0,"text":" a","logprobs":{"text_offset":[0,2],"token_logprobs":[-0.5,-1.5],"tokens":[" a","bytes:\\xe2\\x9c"],"top_logprobs":[{" b":-0.25," a":-0.5},{"c":-0.5,"d":-1.0,"bytes:\\xe2\\x9c":-1.5}]},"finish_reason":"length","prompt_token_ids":[1,2,3],"token_ids":[4,5]}],"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5,"prompt_tokens_details":{"cached_tokens":1},"completion_tokens_details":{"reasoning_tokens":0}},"timings":{"queue_ms":0.5,"cache_n":1,"prompt_n":2,"prompt_ms":1.0,"prompt_per_token_ms":0.5,"prompt_per_second":2000.0,"predicted_n":2,"predicted_ms":10.0,"predicted_per_token_ms":10.0,"predicted_per_second":100.0}}"#);
     }
 

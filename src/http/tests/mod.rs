@@ -9,6 +9,7 @@ mod completions;
 mod drain;
 mod limits;
 mod overload;
+mod page;
 mod script;
 pub(super) mod site;
 mod stopwatch;
