@@ -73,13 +73,9 @@ impl Route {
     fn takes_body(&self) -> bool {
         match self {
             Self::Chat | Self::Completions | Self::Tokenize | Self::Detokenize => true,
-            Self::Models
-            | Self::Model(_)
-            | Self::Live
-            | Self::Ready
-            | Self::Health
-            | Self::Metrics
-            | Self::Page => false,
+            Self::Models | Self::Model(_) | Self::Live | Self::Ready | Self::Health | Self::Metrics | Self::Page => {
+                false
+            }
         }
     }
 
@@ -284,13 +280,9 @@ async fn post(
         Route::Completions => generate::answer::<Completions>(state, peer, head, body, arrived).await,
         Route::Tokenize => tokens::tokenize(state, body).await,
         Route::Detokenize => tokens::detokenize(state, body).await,
-        Route::Models
-        | Route::Model(_)
-        | Route::Live
-        | Route::Ready
-        | Route::Health
-        | Route::Metrics
-        | Route::Page => Err(Problem::MethodNotAllowed(route.allow())),
+        Route::Models | Route::Model(_) | Route::Live | Route::Ready | Route::Health | Route::Metrics | Route::Page => {
+            Err(Problem::MethodNotAllowed(route.allow()))
+        }
     }
 }
 

@@ -45,7 +45,7 @@ use crate::model::{LoadFailure, Model};
 use crate::runner::draft::{Costs, Drafting};
 use crate::runner::known::{Known, PREFIX_TOKENS_MIN};
 use crate::runner::pacing::Pacing;
-use crate::runner::row::Row;
+use crate::runner::row::{Left, Row};
 use crate::sample::Sampler;
 use crate::telemetry::metrics::DraftCounters;
 use crate::telemetry::misses::Misses;
@@ -310,7 +310,7 @@ impl Backend for Runner {
     fn close(&mut self, row: RowId) {
         let row = self.rows.remove(&row).expect("the engine closes only rows that it opened");
         match row.close() {
-            Ok((Some(bucket), tokens, caches)) if tokens.len() >= PREFIX_TOKENS_MIN => {
+            Ok(Left { bucket: Some(bucket), tokens, caches }) if tokens.len() >= PREFIX_TOKENS_MIN => {
                 let bytes = caches.iter().map(KvCache::bytes).sum();
                 self.known.kept.insert(&bucket, tokens, caches, bytes);
             }

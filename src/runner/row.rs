@@ -36,6 +36,17 @@ pub(super) struct Row {
     drafter: Option<Drafter>,
 }
 
+/// What a row leaves behind.
+#[derive(Debug)]
+pub(super) struct Left {
+    /// Where it is left.
+    pub(super) bucket: Option<Arc<str>>,
+    /// The tokens that the caches hold.
+    pub(super) tokens: Vec<u32>,
+    /// One a layer.
+    pub(super) caches: Vec<KvCache>,
+}
+
 impl Row {
     /// A row of which nothing is computed, and of which no more tokens than these are wanted.
     pub(super) fn new(prompt: &[u32], bucket: Option<&Arc<str>>, sampler: Sampler, tokens_max: usize) -> Self {
@@ -209,16 +220,16 @@ impl Row {
         }
     }
 
-    /// Ends the row: where its states are left, the tokens that its caches hold, and the caches, which hold nothing that is still to be
-    /// computed: a step that was not submitted never will be for this row, one that was is waited for.
-    pub(super) fn close(mut self) -> Result<(Option<Arc<str>>, Vec<u32>, Vec<KvCache>)> {
+    /// Ends the row. The caches that it leaves hold nothing that is still to be computed: a step that was not submitted never
+    /// will be for this row, one that was is waited for.
+    pub(super) fn close(mut self) -> Result<Left> {
         self.forget_unrecorded();
         if let Some(before) = self.before.take().filter(|_| self.recorded > 0) {
             self.caches = before;
         }
         eval(self.cached())?;
         self.tokens.truncate(self.caches.first().map_or(0, KvCache::tokens));
-        Ok((self.bucket, self.tokens, self.caches))
+        Ok(Left { bucket: self.bucket, tokens: self.tokens, caches: self.caches })
     }
 
     /// Takes from the caches what no returned token accounts for.
