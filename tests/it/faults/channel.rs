@@ -35,7 +35,7 @@ impl Channel {
 /// What goes wrong, and who must say so.
 #[derive(Debug, Clone, Copy)]
 pub struct Fault {
-    pub fault: &'static str,
+    pub what: &'static str,
     pub how: &'static str,
     pub channel: Channel,
     /// One of these events must be the first.
@@ -45,13 +45,8 @@ pub struct Fault {
 }
 
 impl Fault {
-    pub const fn new(
-        channel: Channel,
-        fault: &'static str,
-        how: &'static str,
-        events: &'static [&'static str],
-    ) -> Self {
-        Self { fault, how, channel, events, patience: Duration::ZERO }
+    pub const fn new(channel: Channel, what: &'static str, how: &'static str, events: &'static [&'static str]) -> Self {
+        Self { what, how, channel, events, patience: Duration::ZERO }
     }
 
     fn bound(&self) -> Duration {
@@ -64,7 +59,7 @@ impl Fault {
         let begun = Instant::now();
         let before = errors(command());
         let known = before.iter().find(|event| self.events.contains(&event.as_str()));
-        assert_eq!(known, None, "{}: {before:?} before anything is wrong", self.fault);
+        assert_eq!(known, None, "{}: {before:?} before anything is wrong", self.what);
         let since = Instant::now();
         let injected = inject();
         let mut due = begun + self.channel.cadence();
@@ -76,7 +71,7 @@ impl Fault {
                 break Some((since.elapsed(), event.clone()));
             }
             if since.elapsed() > self.bound() {
-                println!("{}: only {told:?} after {:?}", self.fault, since.elapsed());
+                println!("{}: only {told:?} after {:?}", self.what, since.elapsed());
                 break None;
             }
         };
@@ -122,12 +117,12 @@ impl Row {
 
 impl Display for Row {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Fault { fault, how, channel, .. } = self.fault;
+        let Fault { what, how, channel, .. } = self.fault;
         let seen = match &self.seen {
             Some((after, event)) => format!("{:.2} s {event}", after.as_secs_f64()),
             None => "NOT SEEN".to_owned(),
         };
         let bound = self.fault.bound().as_secs_f64();
-        write!(f, "{fault:32} · {how:62} · {:9} · {bound:5.2} s · {seen}", channel.name)
+        write!(f, "{what:32} · {how:62} · {:9} · {bound:5.2} s · {seen}", channel.name)
     }
 }
