@@ -52,7 +52,7 @@ mod tests {
     fn a_chunk_that_took_too_long_makes_the_next_one_smaller_at_once() {
         let mut pacing = Pacing::new(48);
         assert_eq!(pacing.tokens(), 24);
-        pacing.took(24, 120 * MS);
+        pacing.took(24, 104 * MS);
         assert_eq!(pacing.tokens(), 12);
         pacing.took(12, 600 * MS);
         assert_eq!(pacing.tokens(), 6, "one pass of the kernels is the least");

@@ -79,6 +79,15 @@ fn whole(user: &User, point: &Point) -> PathBuf {
     current
 }
 
+/// Every file holds what was installed; that nothing was started is all that `verify` may have to say.
+fn verified(user: &User, point: &Point) {
+    let ended = user.run(binary(), &["verify"]);
+    let said = String::from_utf8_lossy(&ended.stdout).into_owned();
+    let started = |line: &&str| !line.starts_with("drift_unloaded: ");
+    assert_eq!(said.lines().filter(started).collect::<Vec<_>>(), Vec::<&str>::new(), "{point:?}");
+    assert!(said.lines().count() > 1, "{point:?}: the server and its watchers were looked for: {said}");
+}
+
 #[test]
 fn i3_a_first_install_killed_at_any_call_leaves_nothing_or_a_whole_release_and_the_next_run_repairs() {
     const INSTALL: [&str; 2] = ["install", "--no-start"];
@@ -92,7 +101,7 @@ fn i3_a_first_install_killed_at_any_call_leaves_nothing_or_a_whole_release_and_t
         }
         user.done(binary(), &INSTALL);
         whole(&user, point);
-        user.done(binary(), &["verify"]);
+        verified(&user, point);
     }
     println!("a first install writes by {} calls", points.len());
     tell_trials("I3", chosen.len(), CALLS_MIN);
@@ -127,7 +136,7 @@ fn i3_an_upgrade_killed_at_any_call_leaves_the_old_release_or_the_new_one_and_th
         news += usize::from(whole(&user, point) != old);
         user.done(&new, &UPGRADE);
         assert_ne!(whole(&user, point), old, "{point:?}");
-        user.done(binary(), &["verify"]);
+        verified(&user, point);
     }
     println!("an upgrade writes by {} calls; {news} of {} kills found the new release", points.len(), chosen.len());
     tell_trials("I3", chosen.len(), CALLS_MIN);
