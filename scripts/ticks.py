@@ -80,7 +80,8 @@ class Site:
         question = '[canary]\nquestion = "What is the capital of France?"\nexpected = "Paris"\n'
         (self.root / "watch.toml").write_text(question)
         path = f"{folder / 'tools'}:{os.environ['PATH']}"
-        self.environment = {"HOME": str(folder), "PATH": path}
+        # The last one as the watchers' units have it.
+        self.environment = {"HOME": str(folder), "PATH": path, "OPENBLAS_NUM_THREADS": "1"}
 
     def install(self):
         self.tool(0)

@@ -164,6 +164,7 @@ fn only_the_server_is_kept_alive_and_each_companion_has_its_cadence() {
             continue;
         };
         assert_eq!((key(&service, "Type"), key(&service, "Restart")), (Some("oneshot"), None));
+        assert_eq!(key(&service, "Environment"), Some("OPENBLAS_NUM_THREADS=1"));
         assert_eq!(key(&timer, "OnUnitActiveSec").map(str::to_owned), every.map(|every| every.to_string()));
         assert_eq!(key(&timer, "OnCalendar").is_some(), every.is_none());
     }

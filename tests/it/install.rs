@@ -211,3 +211,20 @@ fn i3_nothing_is_installed_below_a_build_folder() {
     assert!(ended.status.code() == Some(78) && said.contains("lies in the build folder"), "{said}");
     assert!(!user.home().join("releases").exists());
 }
+
+#[test]
+fn i3_a_metallib_beside_the_program_is_installed_and_its_loss_is_told_before_a_start_needs_it() {
+    let user = User::new();
+    let program = another_build(user.double.root());
+    std::fs::write(user.double.root().join("mlx.metallib"), "kernels").expect("ours");
+    user.done(&program, &["install", "--no-start"]);
+    let metallib = user.current().join("bin/mlx.metallib");
+    assert_eq!(std::fs::read(&metallib).expect("it was copied"), b"kernels");
+    std::fs::remove_file(&metallib).expect("ours");
+    let watcher = user.home().join("watchers/bin/sanctum-mlx");
+    let ended = user.run(&watcher, &["probe", "integrity", "--every-seconds", "300"]);
+    let said = String::from_utf8_lossy(&ended.stdout);
+    let told =
+        said.lines().any(|line| line.contains(r#""event":"integrity_release""#) && line.contains("mlx.metallib"));
+    assert!(told && ended.status.code() == Some(1), "{said}");
+}
