@@ -112,6 +112,10 @@ pub fn of_unit(path: &Path, scale: f64) -> Result<Definition, String> {
         let number = || value.parse::<f64>().map_err(|_| format!("{line}: no number"));
         match key {
             "ExecStart" => definition.words = words(value)?,
+            "Environment" => {
+                let (name, value) = value.split_once('=').ok_or(format!("{line}: no assignment"))?;
+                definition.environment.push((name.to_owned(), value.to_owned()));
+            }
             "Restart" => definition.keep_alive = value == "always",
             "RestartSec" => definition.pause = Pause::AfterEnd(seconds(number()?, scale)),
             "TimeoutStopSec" => definition.exit = Duration::from_secs_f64(number()?),
